@@ -1,0 +1,161 @@
+"""Where bone is missing: holes as blobs of the vault map, confirmed by the whole-head look, and their exact outline.
+
+A ray from the middle of the braincase that meets no bone within the vault is a missing pixel. Natural openings lie outside the
+model's domain; what is left of chance is told from a real hole by its size and by the look network's opinion.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from MedShapeCore.errors import RefusedInput
+from scipy import ndimage
+
+from .dome import Dome, DomeModel, extended
+from .head import HEAD_GRID
+from .notices import Notice
+from .vault import VAULT_MAP, MapGrid, cast
+
+MIN_AREA_CM2 = 3.0  # smaller gaps are burr holes, sutures or thin bone
+SURE_AREA_CM2 = 8.0  # from here on a hole needs less support by the look
+MIN_SUPPORT = 0.15
+FINE_MAP = MapGrid(174, 2.0 / 3.0)  # the outline: 1 mm between pixels
+BONE_SHARE = 0.5  # a fine ray is missing when less of its expected bone is there
+
+
+@dataclass(frozen=True)
+class Hole:
+    """One hole on the vault map."""
+
+    pixels: np.ndarray  # (H, W) bool on VAULT_MAP
+    area_cm2: float
+    centre_head: np.ndarray  # (3,) on the expected outer surface, mm
+    support: float  # mean probability of missing bone in the whole-head look
+
+
+@dataclass(frozen=True)
+class VaultBone:
+    """What the rays of the vault map met."""
+
+    outer: np.ndarray  # (H, W) mm, NaN where no bone
+    inner: np.ndarray
+    expected: np.ndarray  # (H, W) mm, where the outer surface should be
+    seen: np.ndarray  # (H, W) bool, the expected place lies inside the scan
+
+
+def vault_bone(field: np.ndarray, inside: np.ndarray, model: DomeModel) -> VaultBone:
+    """Casts the vault map through the bone field (signed mm on HEAD_GRID)."""
+    directions = VAULT_MAP.directions()
+    mean = np.full(model.domain.shape, np.nan, np.float32)
+    mean[model.domain] = model.mean[0]
+    filled = extended(mean)
+    coarse = cast(field, HEAD_GRID, directions[::4, ::4])[0]
+    ratio = np.nanmedian((coarse / filled[::4, ::4])[model.domain[::4, ::4]]) if np.isfinite(coarse).any() else 1.0
+    expected = filled * float(np.clip(np.nan_to_num(ratio, nan=1.0), 0.7, 1.3))
+    outer, inner = cast(field, HEAD_GRID, directions, expected)
+    seen = HEAD_GRID.sample(inside.astype(np.float32), (directions * (expected - 3.0)[..., None]).astype(np.float32), 0.0) > 0.5
+    return VaultBone(outer, inner, expected, seen)
+
+
+def find_holes(bone: VaultBone, model: DomeModel, missing_probability: np.ndarray) -> list[Hole]:
+    """All holes of the vault, largest first.
+
+    missing_probability : (H, W) on VAULT_MAP, the look's opinion in the bone along each ray.
+    """
+    candidate = model.domain & ~np.isfinite(bone.outer) & bone.seen
+    candidate = ndimage.binary_opening(candidate, iterations=1)
+    labels, count = ndimage.label(candidate)
+    directions = VAULT_MAP.directions()
+    step = np.radians(VAULT_MAP.step_deg)
+    polar = np.radians(VAULT_MAP.polar_deg())
+    pixel_cm2 = (bone.expected * step) ** 2 * np.sinc(polar / np.pi) / 100
+    holes = []
+    for n in range(1, count + 1):
+        pixels = labels == n
+        area = float(pixel_cm2[pixels].sum())
+        support = float(missing_probability[pixels].mean())
+        if area < MIN_AREA_CM2 or support < (MIN_SUPPORT if area < SURE_AREA_CM2 else MIN_SUPPORT / 2):
+            continue
+        middle = (directions[pixels] * bone.expected[pixels][:, None]).mean(0)
+        centre = middle / np.linalg.norm(middle) * float(np.median(bone.expected[pixels]))
+        holes.append(Hole(pixels, area, centre, support))
+    return sorted(holes, key=lambda h: -h.area_cm2)
+
+
+def choose_hole(
+    holes: list[Hole], number: int | None, point_head: np.ndarray | None, box_head: np.ndarray | None
+) -> tuple[Hole, list[Notice]]:
+    """The hole to close: the largest, or the one the user means.
+
+    point_head : (3,) a point in or near it; box_head : (n, 3) points that fill the user's box. Raises RefusedInput.
+    """
+    if not holes:
+        raise RefusedInput(
+            "no-hole", f"This skull has no hole in the vault larger than {MIN_AREA_CM2:.0f} cm2.",
+            "Give a point or a region at the defect; a skull whose hole was closed by a segmentation program must be segmented again.",
+        )
+    if point_head is not None:
+        distance = [_distance_mm(h, point_head[None]) for h in holes]
+        if min(distance) > 25.0:
+            raise RefusedInput("no-hole-there", f"There is no hole within 25 mm of the given point; the nearest is {min(distance):.0f} mm away.",
+                               "Place the point in the middle of the defect.")
+        return holes[int(np.argmin(distance))], []
+    if box_head is not None:
+        distance = [_distance_mm(h, box_head) for h in holes]
+        if min(distance) > 10.0:
+            raise RefusedInput("no-hole-there", "There is no hole in the given region.", "Draw the region around the defect.")
+        near = [h for h, d in zip(holes, distance, strict=True) if d <= 10.0]
+        return near[0], []
+    if number is not None:
+        if number > len(holes):
+            raise RefusedInput("hole-number", f"Hole {number} was asked for, but {len(holes)} were found.", "Choose a smaller number.")
+        return holes[number - 1], []
+    notices = []
+    if len(holes) > 1:
+        areas = ", ".join(f"{h.area_cm2:.0f}" for h in holes)
+        notices.append(Notice("several-holes", f"{len(holes)} holes were found ({areas} cm2); the largest is closed.",
+                              "Choose another one by its number, a point or a region."))
+    return holes[0], notices
+
+
+def _distance_mm(hole: Hole, points_head: np.ndarray) -> float:
+    """Least distance of points (n, 3) to the hole's expected surface."""
+    directions = VAULT_MAP.directions()[hole.pixels]
+    radius = float(np.linalg.norm(hole.centre_head))
+    surface = directions * radius
+    return float(min(np.linalg.norm(surface - p, axis=1).min() for p in points_head))
+
+
+@dataclass(frozen=True)
+class Outline:
+    """The hole at 1 mm on FINE_MAP, and a first closed surface for it."""
+
+    missing: np.ndarray  # (H, W) bool on FINE_MAP: rays without their bone
+    distance_mm: np.ndarray  # (H, W) float32, signed mm along the surface to the outline, negative inside
+
+
+def fine_outline(field: np.ndarray, dome: Dome, hole: Hole) -> Outline:
+    """The rays of FINE_MAP in and around the hole along which the expected bone is missing."""
+    around = ndimage.binary_dilation(hole.pixels, iterations=4)
+    zoom = VAULT_MAP.step_deg / FINE_MAP.step_deg
+    rows, columns = np.meshgrid(*[(np.arange(n) - FINE_MAP.half) / zoom + VAULT_MAP.half for n in FINE_MAP.shape], indexing="ij")
+    index = np.stack([rows, columns], -1)
+    wanted = VAULT_MAP.sample(around.astype(np.float32), index, 0.0) > 0.5
+    outer = VAULT_MAP.sample(dome.outer, index[wanted])
+    inner = VAULT_MAP.sample(dome.inner, index[wanted])
+    directions = FINE_MAP.directions()[wanted].astype(np.float32)
+    share = np.linspace(0.1, 0.9, 7, dtype=np.float32)
+    radii = inner[:, None] + (outer - inner)[:, None] * share
+    profile = HEAD_GRID.sample(field, directions[:, None] * radii[..., None], 6.0)
+    missing = np.zeros(FINE_MAP.shape, bool)
+    missing[wanted] = (profile < 0).mean(1) < BONE_SHARE
+    missing = ndimage.binary_opening(missing, iterations=1)
+    labels, _ = ndimage.label(missing)
+    core = VAULT_MAP.sample(hole.pixels.astype(np.float32), index, 0.0) > 0.5
+    keep = np.unique(labels[core & missing])
+    missing = np.isin(labels, keep[keep > 0])
+    missing = ndimage.binary_fill_holes(missing)
+    pixel_mm = float(np.linalg.norm(hole.centre_head)) * np.radians(FINE_MAP.step_deg)
+    distance = ndimage.distance_transform_edt(~missing) - ndimage.distance_transform_edt(missing)
+    return Outline(missing, ((distance - 0.5 * np.sign(distance)) * pixel_mm).astype(np.float32))

@@ -1,0 +1,204 @@
+"""A statistical first guess of the missing dome: a Gaussian process over the vault map, and honest samples from it.
+
+Prior: outer and inner radius over the directions = mean + modes of many registered skulls and their mirror images + a local
+residual with a Gaussian kernel. Posterior given the bone around the hole: exact regression on the known pixels; samples by
+Matheron's rule (draw from the prior, then correct by the regression of what it misses at the known pixels).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import linalg, ndimage
+
+from .vault import VAULT_MAP
+
+KNOWN_NEAR = 500  # known pixels used close to the hole
+KNOWN_FAR = 250  # and elsewhere
+NEAR_MM = 32.0
+
+
+@dataclass(frozen=True)
+class DomeModel:
+    """The prior over vault maps; pixel lists refer to `domain`, channel 0 = outer, 1 = inner radius."""
+
+    domain: np.ndarray  # (H, W) bool, where the model speaks
+    mean: np.ndarray  # (2, P) mm
+    modes: np.ndarray  # (Q, 2, P) mm per standard deviation
+    residual_mm: np.ndarray  # (2, P) standard deviation of what the modes leave
+    lengths_mm: tuple[float, float] = (60.0, 12.0)  # of the residual's two Gaussian kernels, long and short
+    shares: tuple[float, float] = (0.95, 0.05)  # of the residual's variance
+    couplings: tuple[float, float] = (0.8, 0.3)  # correlation of outer and inner residual
+    noise_mm: float = 0.1  # of a measured radius
+    inflation: float = 2.5  # of the posterior deviation: measured on skulls the model never saw, few skulls make it too sure
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """(P, 2) row and column of the domain's pixels."""
+        return np.argwhere(self.domain)
+
+
+@dataclass(frozen=True)
+class Dome:
+    """Posterior of one head: whole maps (H, W) in mm, measured where bone is there."""
+
+    outer: np.ndarray
+    inner: np.ndarray
+    deviation: np.ndarray  # posterior standard deviation of the outer radius
+    sample_outer: np.ndarray  # (S, H, W)
+    sample_inner: np.ndarray  # (S, H, W)
+
+
+def fit_dome_model(outer: np.ndarray, inner: np.ndarray, domain: np.ndarray, modes: int = 24, rounds: int = 4) -> DomeModel:
+    """Learns the prior from maps (N, H, W) with NaN where unknown; each map is also used mirrored.
+
+    Missing pixels are filled by the model itself and the fit repeated (expectation-maximisation on the linear model).
+    """
+    both = np.stack([outer, inner], 1)  # (N, 2, H, W)
+    both = np.concatenate([both, both[..., ::-1]])
+    data = both[:, :, domain].reshape(len(both), -1).astype(np.float64)  # (2N, 2P)
+    known = np.isfinite(data)
+    mean = np.nanmean(data, 0)
+    filled = np.where(known, data, mean)
+    for _ in range(rounds):
+        mean = filled.mean(0)
+        centred = filled - mean
+        values, vectors = linalg.eigh(centred @ centred.T)
+        keep = np.argsort(values)[::-1][:modes]
+        basis = (vectors[:, keep].T @ centred) / np.sqrt(values[keep])[:, None]  # (Q, 2P) orthonormal
+        deviation = np.sqrt(values[keep] / len(centred))
+        loading = basis * deviation[:, None]
+        for n in np.flatnonzero(~known.all(1)):
+            part = loading[:, known[n]]
+            code = linalg.solve(part @ part.T + 0.5 * np.eye(modes), part @ (data[n, known[n]] - mean[known[n]]), assume_a="pos")
+            filled[n] = np.where(known[n], data[n], mean + code @ loading)
+    residual = centred - (centred @ basis.T) @ basis
+    # The sample residual is too small by the degrees of freedom the modes took.
+    shrink = np.sqrt(len(centred) / max(len(centred) - modes, 1))
+    size = int(domain.sum())
+    spread = np.sqrt((residual**2).mean(0)).reshape(2, size) * shrink
+    smooth = np.stack([_smooth_on(domain, s) for s in spread])
+    return DomeModel(domain, mean.reshape(2, size).astype(np.float32), loading.reshape(-1, 2, size).astype(np.float32), smooth.astype(np.float32))
+
+
+def _smooth_on(domain: np.ndarray, values: np.ndarray) -> np.ndarray:
+    image = np.zeros(domain.shape)
+    image[domain] = values
+    weight = ndimage.gaussian_filter(domain.astype(float), 2.0)
+    return (ndimage.gaussian_filter(image, 2.0) / np.maximum(weight, 1e-6))[domain]
+
+
+def posterior(
+    model: DomeModel, outer: np.ndarray, inner: np.ndarray, hole: np.ndarray, draws: np.ndarray | None = None,
+    generator: np.random.Generator | None = None,
+) -> Dome:
+    """Regresses the whole map on what is known outside the hole.
+
+    outer, inner : (H, W) mm, NaN = unknown; hole : (H, W) bool, pixels to restore (never used as known);
+    draws : (S, Q + 4 H W) standard normal numbers of S samples (see `draw_numbers`), None = no samples.
+    """
+    pixels = model.pixels
+    points = mean_points(model)  # (P, 3) mm
+    finite = np.isfinite(outer[model.domain]) & np.isfinite(inner[model.domain])
+    missing = hole[model.domain]
+    usable = finite & ~missing
+    chosen = _choose_known(points, usable, missing, generator or np.random.default_rng(0))
+    values = np.stack([outer[model.domain], inner[model.domain]])  # (2, P)
+    wanted = np.flatnonzero(missing)
+
+    k_known = _kernel(model, points, chosen, chosen)
+    k_known[np.diag_indices_from(k_known)] += model.noise_mm**2
+    factor = linalg.cho_factor(k_known, lower=True, overwrite_a=True, check_finite=False)
+    difference = (values - model.mean)[:, chosen].reshape(-1)
+    cross = _kernel(model, points, wanted, chosen)  # (2P, 2C)
+    gain = linalg.cho_solve(factor, cross.T, check_finite=False).T  # (2P, 2C)
+    estimate = (model.mean[:, wanted].reshape(-1) + gain @ difference).reshape(2, -1)
+    variance = _prior_variance(model)[:, wanted].reshape(-1) - (gain * cross).sum(1)
+    deviation = model.inflation * np.sqrt(np.maximum(variance, 0.0)).reshape(2, -1)
+    place = np.flatnonzero(model.domain.ravel())[wanted]
+
+    def image(flat: np.ndarray, measured: np.ndarray) -> np.ndarray:
+        """A whole map: restored pixels, measured ones, and beyond both the nearest of them."""
+        out = np.where(hole, np.nan, measured).astype(np.float32)
+        out.ravel()[place] = flat
+        return extended(out)
+
+    sample_maps = np.zeros((0, 2, *model.domain.shape), np.float32)
+    if draws is not None and len(draws):
+        samples = prior_samples(model, draws)  # (S, 2, P) deviations from the mean
+        correction = samples[:, :, chosen].reshape(len(draws), -1) @ gain.T
+        moved = estimate + model.inflation * (samples[:, :, wanted] - correction.reshape(len(draws), 2, -1))
+        sample_maps = np.stack([[image(m[0], outer), image(m[1], inner)] for m in moved])
+    return Dome(
+        image(estimate[0], outer), image(estimate[1], inner), image(deviation[0], np.zeros_like(outer)), sample_maps[:, 0], sample_maps[:, 1]
+    )
+
+
+def extended(image: np.ndarray) -> np.ndarray:
+    """NaN pixels take the value of the nearest known pixel."""
+    index = ndimage.distance_transform_edt(~np.isfinite(image), return_distances=False, return_indices=True)
+    return image[tuple(index)]
+
+
+def mean_points(model: DomeModel) -> np.ndarray:
+    """(P, 3) points of the mean outer surface: distances between pixels are measured on them."""
+    return VAULT_MAP.directions()[model.domain] * model.mean[0][:, None]
+
+
+def _choose_known(points: np.ndarray, usable: np.ndarray, missing: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Indices of known pixels: those near the hole first, the rest thinned at random."""
+    index = np.flatnonzero(usable)
+    if missing.any():
+        from scipy.spatial import cKDTree
+
+        distance = cKDTree(points[missing]).query(points[index], distance_upper_bound=NEAR_MM)[0]
+        near = index[np.isfinite(distance)]
+        far = index[~np.isfinite(distance)]
+    else:
+        near, far = index[:0], index
+    if len(near) > KNOWN_NEAR:
+        near = generator.permutation(near)[:KNOWN_NEAR]
+    if len(far) > KNOWN_FAR:
+        far = generator.permutation(far)[:KNOWN_FAR]
+    return np.sort(np.concatenate([near, far]))
+
+
+def _kernel(model: DomeModel, points: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Prior covariance (2A, 2B) of both channels at pixels a and b."""
+    left = model.modes[:, :, a].reshape(len(model.modes), -1)
+    right = model.modes[:, :, b].reshape(len(model.modes), -1)
+    covariance = left.T @ right
+    squared = ((points[a] ** 2).sum(1)[:, None] + (points[b] ** 2).sum(1) - 2 * points[a] @ points[b].T).astype(np.float32)
+    size_a, size_b = len(a), len(b)
+    for length, share, coupling in zip(model.lengths_mm, model.shares, model.couplings, strict=True):
+        local = share * np.exp(squared * np.float32(-0.5 / length**2))
+        for p in range(2):
+            for q in range(2):
+                factor = 1.0 if p == q else coupling
+                covariance[p * size_a:(p + 1) * size_a, q * size_b:(q + 1) * size_b] += (
+                    factor * model.residual_mm[p, a][:, None] * model.residual_mm[q, b]) * local
+    return covariance
+
+
+def _prior_variance(model: DomeModel) -> np.ndarray:
+    return (model.modes**2).sum(0) + model.residual_mm**2
+
+
+def draw_numbers(model: DomeModel, generator: np.random.Generator) -> np.ndarray:
+    """Standard normal numbers for one prior sample: (Q + 4 H W)."""
+    return generator.standard_normal(len(model.modes) + 4 * model.domain.size)
+
+
+def prior_samples(model: DomeModel, draws: np.ndarray) -> np.ndarray:
+    """(S, 2, P) deviations from the mean: modes plus smooth local noise of the kernel's length."""
+    modes = len(model.modes)
+    deviations = (draws[:, :modes] @ model.modes.reshape(modes, -1)).reshape(len(draws), 2, -1)
+    white = draws[:, modes:].reshape(len(draws), 2, 2, *model.domain.shape)
+    pixel_mm = 85.0 * np.radians(VAULT_MAP.step_deg)
+    for n, (length, share, coupling) in enumerate(zip(model.lengths_mm, model.shares, model.couplings, strict=True)):
+        sigma = length / np.sqrt(2.0) / pixel_mm  # a kernel of length l is white noise blurred by l / sqrt(2)
+        noise = ndimage.gaussian_filter(white[:, n], (0, 0, sigma, sigma)) * (2 * sigma * np.sqrt(np.pi))
+        noise[:, 1] = coupling * noise[:, 0] + np.sqrt(1 - coupling**2) * noise[:, 1]
+        deviations += np.sqrt(share) * noise[:, :, model.domain] * model.residual_mm
+    return deviations

@@ -1,0 +1,179 @@
+"""Cases for the networks around the hole: a skull of the pack, bent and turned a little, with a random hole and its first guess.
+
+The first guess of a case comes from a shape model that never saw that skull (cross-fitting): otherwise the networks would
+learn to trust it more than they may.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from ..defect import VaultBone, find_holes, fine_outline, vault_bone
+from ..dome import DomeModel, draw_numbers, fit_dome_model, posterior
+from ..head import FIELD_LIMIT_MM, HEAD_GRID
+from ..pose import MIRROR
+from ..roi import patch_around, roi_channels, surface_normals, surface_rays
+from ..vault import VAULT_MAP, cast
+from .defects import Cutter, random_cutter
+from .pack import QUANTUM_MM, PackedSkull
+
+SAMPLES = 4  # draws of the dome's posterior kept with a case
+POINT_SPACING_MM = 2.0
+RIM_PIXELS = 2  # pixels around a hole whose radii measure the cut's edge, not the skull
+FOLDS = 4
+
+
+@dataclass(frozen=True)
+class Case:
+    """One training case; points and normals in the patch frame, grids (D, H, W) on the patch grid."""
+
+    channels: np.ndarray  # (6, D, H, W) float16, see roi_channels
+    truth: np.ndarray  # (D, H, W) float16, signed distance of the complete bone / 6 mm
+    low: np.ndarray  # (3,) of the grid
+    kind: np.ndarray  # (n,) int8
+    true_points: np.ndarray  # (n, 3) float32; NaN where the truth has no bone
+    true_normals: np.ndarray  # (n, 3) float32, length = area in mm^2
+    guess_points: np.ndarray  # (1 + SAMPLES, n, 3): the dome's mean, then its samples
+    guess_normals: np.ndarray  # (1 + SAMPLES, n, 3)
+
+    def save(self, path: Path) -> None:
+        np.savez(path, **{f.name: getattr(self, f.name) for f in fields(self)})
+
+    @staticmethod
+    def load(path: Path) -> Case:
+        with np.load(path, allow_pickle=False) as z:
+            return Case(**{f.name: z[f.name] for f in fields(Case)})
+
+
+def vault_domain(outer: np.ndarray) -> np.ndarray:
+    """Where the vault is: pixels at which nearly all complete skulls have bone at a similar place. outer (N, H, W) mm."""
+    share = np.isfinite(outer).mean(0)
+    with np.errstate(invalid="ignore"):
+        deviation = np.where(share > 0.5, np.nanstd(np.where(share > 0.5, outer, 0.0), 0), np.inf)
+    domain = (share > 0.96) & (deviation < 7.0) & (VAULT_MAP.polar_deg() <= 112.0)
+    domain &= domain[:, ::-1]
+    domain = ndimage.binary_opening(domain, iterations=2)
+    labels, count = ndimage.label(domain)
+    largest = 1 + int(np.argmax(ndimage.sum_labels(domain, labels, range(1, count + 1))))
+    return ndimage.binary_fill_holes(labels == largest)
+
+
+def vault_maps(skulls: Iterable[PackedSkull], expected_mm: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Outer and inner radius maps (N, H, W) of packed skulls; two passes, the second passes over what is no vault."""
+    fields_mm = [s.field.astype(np.float32) * QUANTUM_MM for s in skulls]
+    directions = VAULT_MAP.directions()
+    if expected_mm is None:
+        first = np.stack([cast(f, HEAD_GRID, directions)[0] for f in fields_mm])
+        expected_mm = np.nanmedian(first, 0)
+    maps = []
+    for f in fields_mm:
+        coarse = cast(f, HEAD_GRID, directions[::4, ::4])[0]
+        ratio = float(np.nanmedian(coarse / expected_mm[::4, ::4]))
+        maps.append(cast(f, HEAD_GRID, directions, expected_mm * ratio))
+    return np.stack([m[0] for m in maps]), np.stack([m[1] for m in maps])
+
+
+def folded_models(skulls: list[PackedSkull]) -> tuple[list[DomeModel], np.ndarray]:
+    """Shape models that each leave out a quarter of the complete skulls, and the model's number for each skull."""
+    complete = [n for n, s in enumerate(skulls) if s.complete]
+    outer, inner = vault_maps([skulls[n] for n in complete])
+    domain = vault_domain(outer)
+    fold = np.arange(len(complete)) % FOLDS
+    models = [fit_dome_model(outer[fold != f], inner[fold != f], domain) for f in range(FOLDS)]
+    number = np.arange(len(skulls)) % FOLDS
+    number[complete] = fold
+    return models, number
+
+
+def bent_field(skull: PackedSkull, generator: np.random.Generator) -> np.ndarray:
+    """The skull's field after a small turn, stretch, smooth bending, mirroring and change of threshold, mm on HEAD_GRID."""
+    turn = Rotation.from_rotvec(np.radians(generator.normal(0, 1.5, 3))).as_matrix()
+    stretch = np.exp(generator.normal(0, 0.025, 3) + generator.normal(0, 0.03))
+    linear = (turn * (1 / stretch)).astype(np.float32)
+    shift = generator.normal(0, 1.0, 3).astype(np.float32)
+    coarse = [ndimage.zoom(ndimage.gaussian_filter(generator.normal(size=(9, 11, 9)), 1.0), 3, order=1) for _ in range(3)]
+    points = HEAD_GRID.points()
+    shape = np.array(HEAD_GRID.shape)
+    bend = [ndimage.zoom((c / c.std() * generator.uniform(0, 2.2)).astype(np.float32), shape / c.shape, order=1) for c in coarse]
+    moved = points @ linear.T + shift + np.stack(bend, -1)
+    field = HEAD_GRID.sample(skull.field.astype(np.float32) * np.float32(QUANTUM_MM), moved, FIELD_LIMIT_MM)
+    if generator.random() < 0.5:
+        field = field[:, :, ::-1]
+    return np.ascontiguousarray(field) + np.float32(generator.normal(0, 0.12))
+
+
+def cut_field(field: np.ndarray, cutter: Cutter) -> np.ndarray:
+    """The bone's field without what the cutter takes away; evaluated near the cutter only."""
+    reach = float(cutter.outline_mm.max()) * 1.3 + 40.0
+    low = HEAD_GRID.kji(cutter.centre - reach)
+    high = HEAD_GRID.kji(cutter.centre + reach)
+    box = tuple(slice(max(0, int(a)), min(n, int(b) + 2)) for a, b, n in zip(low, high, HEAD_GRID.shape, strict=True))
+    points = HEAD_GRID.points()[box]
+    cut = field.copy()
+    cut[box] = np.maximum(cut[box], -cutter(points))
+    return np.minimum(cut, FIELD_LIMIT_MM)
+
+
+def make_case(skull: PackedSkull, model: DomeModel, generator: np.random.Generator) -> Case | None:
+    """One case, or None where the random hole turned out unusable (too small, outside, or over a challenge skull's own hole)."""
+    whole = bent_field(skull, generator)
+    inside = np.ones(HEAD_GRID.shape, bool)
+    true_bone = vault_bone(whole, inside, model)
+    cutter = random_cutter(generator, true_bone.outer, VAULT_MAP)
+    cut = cut_field(whole, cutter)
+    bone = vault_bone(cut, inside, model)
+    new = VaultBone(np.where(np.isfinite(true_bone.outer), bone.outer, 0.0), bone.inner, bone.expected, bone.seen)
+    holes = find_holes(new, model, np.ones(VAULT_MAP.shape))
+    if not holes:
+        return None
+    hole = holes[0]
+    gone = ndimage.binary_dilation(hole.pixels, iterations=RIM_PIXELS)
+    if not skull.complete and (gone & ~np.isfinite(true_bone.outer) & model.domain).sum() > 3:
+        return None
+    draws = np.stack([draw_numbers(model, generator) for _ in range(SAMPLES)])
+    dome = posterior(model, np.where(gone, np.nan, bone.outer), np.where(gone, np.nan, bone.inner), gone & model.domain, draws, generator)
+    outline = fine_outline(cut, dome, hole)
+    if outline.missing.sum() < 150:
+        return None
+    patch = patch_around(outline, dome, hole.centre_head)
+    if np.prod(patch.grid.shape) > 96 * 96 * 48:
+        return None
+    channels = roi_channels(cut, MIRROR, dome, outline, patch)
+    truth = HEAD_GRID.sample(whole, patch.points_head(), FIELD_LIMIT_MM) / FIELD_LIMIT_MM
+    rays = surface_rays(outline, POINT_SPACING_MM, generator)
+    turn = patch.head_from_patch[:3, :3].astype(np.float32)
+
+    def placed(outer: np.ndarray, inner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return patch.from_head(rays.points(outer, inner)), surface_normals(rays, outer, inner, POINT_SPACING_MM) @ turn
+
+    true_points, true_normals = placed(true_bone.outer, true_bone.inner)
+    guesses = [placed(dome.outer, dome.inner), *[placed(dome.sample_outer[s], dome.sample_inner[s]) for s in range(SAMPLES)]]
+    return Case(
+        np.clip(channels, -8, 8).astype(np.float16), truth.astype(np.float16), np.asarray(patch.grid.low), rays.kind.astype(np.int8),
+        true_points.astype(np.float32), true_normals.astype(np.float32),
+        np.stack([g[0] for g in guesses]).astype(np.float32), np.stack([g[1] for g in guesses]).astype(np.float32),
+    )
+
+
+def write_cases(skulls: list[PackedSkull], folder: Path, count: int, seed: int) -> int:
+    """Writes `count` cases as files case_SEED_N.npz; returns how many exist. Continues where an earlier call stopped."""
+    folder.mkdir(parents=True, exist_ok=True)
+    models, number = folded_models(skulls)
+    for n in range(count):
+        path = folder / f"case_{seed}_{n}.npz"
+        if path.exists():
+            continue
+        generator = np.random.default_rng([seed, n])
+        for _ in range(20):
+            which = int(generator.integers(len(skulls)))
+            case = make_case(skulls[which], models[number[which]], generator)
+            if case is not None:
+                case.save(path)
+                break
+    return len(list(folder.glob("case_*.npz")))

@@ -1,0 +1,98 @@
+"""Writes label maps (1 bone, 2 true implant) for `cranial-implant benchmark` from compact skull files.
+
+    python make_cases.py --tools TOOLS --skulls SKULLS --out CASES                    the 15 validation skulls, 30 cases
+    python make_cases.py ... --ids 004 009 --kind real                                their real holes only
+
+TOOLS holds skull_pack.py (read_case) and validation_holes.py (PLACES, cut); SKULLS holds NNN.npz.xz, and its parent
+skullfix.csv with the columns id and split. Each skull gives its real hole (place "skullfix") and one frozen hole: places in
+turn over the sorted ids, so that 15 skulls make three a place. Needs MedShapeCore on the path.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import importlib.util
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+from MedShapeCore.volumes import Volume, write_volume
+
+KINDS = ("both", "real", "frozen")
+REAL_PLACE = "skullfix"
+
+
+def load_tool(folder: Path, name: str) -> ModuleType:
+    """The module NAME.py of a folder, without touching sys.path."""
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
+    if spec is None or spec.loader is None or not (folder / f"{name}.py").is_file():
+        raise SystemExit(f"There is no {name}.py in {folder}.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def ids_of_split(table: Path, split: str) -> list[str]:
+    """Sorted ids of one split in skullfix.csv."""
+    with open(table, newline="", encoding="utf-8") as file:
+        return sorted(row["id"] for row in csv.DictReader(file) if row["split"] == split)
+
+
+def matrix_of(geometry: dict) -> np.ndarray:
+    """ijk_to_lps (4, 4) from spacing, origin and direction as SimpleITK has them."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.asarray(geometry["direction"], float).reshape(3, 3) * np.asarray(geometry["spacing"], float)
+    matrix[:3, 3] = geometry["origin"]
+    return matrix
+
+
+def cases_of(tools: Path, skulls: Path, ids: Sequence[str], kind: str) -> Iterator[tuple[str, str, Volume]]:
+    """(skull, place, label map) of every case: uint8 (K, J, I), whole native grid."""
+    pack, holes = load_tool(tools, "skull_pack"), load_tool(tools, "validation_holes")
+    places = list(holes.PLACES)
+    for number, skull in enumerate(sorted(ids)):
+        labels, geometry = pack.read_case(str(skulls / f"{skull}.npz.xz"))
+        matrix = matrix_of(geometry)
+        if kind != "frozen":
+            yield skull, REAL_PLACE, Volume(labels, matrix)
+        if kind != "real":
+            place = places[number % len(places)]
+            yield skull, place, Volume(holes.cut(labels > 0, geometry, skull, place), matrix)
+
+
+def write_cases(tools: Path, skulls: Path, ids: Sequence[str], kind: str, out: Path) -> list[dict[str, str]]:
+    """Writes PLACE__SKULL.nrrd for every case and cases.csv; returns its rows."""
+    out.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for skull, place, volume in cases_of(tools, skulls, ids, kind):
+        row = {"file": f"{place}__{skull}.nrrd", "skull": skull, "place": place}
+        write_volume(out / row["file"], volume)
+        rows.append(row | {"implant_ml": f"{(volume.array == 2).sum() * volume.voxel_ml:.2f}"})
+        print(f"{row['file']}: {volume}, implant {rows[-1]['implant_ml']} ml", flush=True)
+    with open(out / "cases.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["file", "skull", "place", "implant_ml"])
+        writer.writeheader()
+        writer.writerows(rows)
+    return rows
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tools", type=Path, required=True, help="folder with skull_pack.py and validation_holes.py")
+    parser.add_argument("--skulls", type=Path, required=True, help="folder with the compact skull files")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the label maps")
+    parser.add_argument("--split", default="validation", help="which ids of skullfix.csv (default: %(default)s)")
+    parser.add_argument("--ids", nargs="+", metavar="ID", help="these skulls, in place of a split")
+    parser.add_argument("--kind", choices=KINDS, default="both", help="which holes (default: %(default)s)")
+    args = parser.parse_args(argv)
+    ids = args.ids or ids_of_split(args.skulls.parent / "skullfix.csv", args.split)
+    rows = write_cases(args.tools, args.skulls, ids, args.kind, args.out)
+    print(f"{len(rows)} cases of {len(ids)} skulls in {args.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
