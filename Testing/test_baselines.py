@@ -51,10 +51,10 @@ OBLIQUE = synthetic.turned(30.0, (1, 2, 0.5), (8, -5, 20))
 
 @pytest.mark.parametrize("lps_from_head", [np.eye(4), OBLIQUE], ids=["straight", "turned"])
 def test_a_hole_at_the_side_of_a_symmetric_skull_is_filled_by_its_mirror_image(lps_from_head):
-    case = synthetic.shell_case((1.6, 1.6, 2.0), (synthetic.Hole(SIDE, 24),), lps_from_head=lps_from_head)
+    case = synthetic.shell_case((2.0, 2.0, 2.4), (synthetic.Hole(SIDE, 24),), lps_from_head=lps_from_head)
     hole = described(case, SIDE, lps_from_head)
     figures = score(case, hole, BASELINES["mirror"](hole))
-    assert figures["dsc"] > 0.93 and figures["hd95_mm"] < 2.5  # the opening rounds the edge by 1 mm; voxels are 2 mm
+    assert figures["dsc"] > 0.93 and figures["hd95_mm"] < 2.5  # the opening rounds the edge by 1 mm; voxels are 2.4 mm
     assert figures["bone_overlap_ml"] == 0.0
 
 
@@ -67,10 +67,11 @@ def test_the_mirror_is_empty_where_the_other_side_has_no_bone_either():
 
 @pytest.mark.parametrize("direction, radius_mm", [((0, 0.3, 1), 35), (SIDE, 25)], ids=["vertex", "side"])
 def test_the_thin_plate_closes_a_hole_in_the_vault(direction, radius_mm):
-    case = synthetic.shell_case((1.6, 1.6, 2.0), (synthetic.Hole(direction, radius_mm),))
+    case = synthetic.shell_case((2.0, 2.0, 2.4), (synthetic.Hole(direction, radius_mm),))
     hole = described(case, direction)
     figures = score(case, hole, BASELINES["thin plate"](hole))
-    assert figures["dsc"] > 0.92 and figures["hd95_mm"] < 2.5
+    # C3: a mask of 2 mm voxels tops out near 0.9 at 6 mm, and the heights of the rim are known to half a voxel.
+    assert figures["dsc"] > 0.88 and figures["hd95_mm"] < 3.2
     assert figures["bone_overlap_ml"] == 0.0
 
 

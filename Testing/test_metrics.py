@@ -105,6 +105,12 @@ def test_the_border_zone_is_in_mm_and_takes_ten_mm_exactly():
         assert np.flatnonzero(near)[-1] == round(10 / spacing)
 
 
+def test_bone_beside_the_implants_box_makes_a_border_zone():
+    truth, bone = plate_case((40, 60, 120))
+    bone[:, :, :59] = False  # the implant ends at voxel 44: 15 voxels of 0.5 mm = 7.5 mm
+    assert implant_metrics(truth, truth, bone, SPACING)["bdsc"] == 1.0
+
+
 def test_bone_far_away_leaves_no_border_zone():
     truth, bone = plate_case((40, 60, 120))
     bone[:, :, :100] = False
@@ -122,6 +128,12 @@ def test_an_implant_short_of_one_wall_leaves_a_gap_of_that_many_mm():
     # walls beside it at 1 voxel = 0.5 mm.
     assert figures["rim_gap_mean_mm"] == pytest.approx((30 * 1.0 + 2 * 0.5) / 116)
     assert figures["rim_gap_p95_mm"] == pytest.approx(1.0)
+
+
+def test_an_implant_that_reaches_into_bone_leaves_no_gap():
+    truth, bone = plate_case()
+    wide = ndimage.binary_dilation(truth, np.ones((1, 9, 9)))
+    assert implant_metrics(wide, truth, bone, SPACING)["rim_gap_p95_mm"] == 0.0
 
 
 def test_overlap_with_bone_and_loose_parts_are_seen():

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from MedShapeCore.volumes import Box, box_of, cropped_matrix, kji_from_lps, lps_from_ijk, sample
+from MedShapeCore.volumes import Box, box_of, cropped_matrix, kji_from_lps, lps_from_ijk, sample, spacing_of
 from scipy import ndimage
 from scipy.interpolate import RBFInterpolator
 
@@ -25,7 +25,7 @@ HEIGHT_MM = 0.5  # and the step along them
 DIPLOE_MM = 3.0  # a gap in a column up to this long is inside the bone
 WALL_MM = 6.0  # columns this near to the hole may cut its slanted wall and are not trusted
 RING_MM = 22.0  # columns up to this far from the hole shape the plate
-PLATE_POINTS = 800  # of these columns; a spline through more costs time and says nothing new
+PLATE_POINTS = 500  # of these columns; a spline through more costs time and says nothing new
 SMOOTHING = 50.0  # of the spline (mm^2 for the kernel r^2 log r): surfaces of real bone are rough by 0.3 mm
 THICKEST_MM = 25.0  # a column through more bone than this runs along it
 FEWEST_COLUMNS = 30  # a plate through fewer is a guess
@@ -74,7 +74,7 @@ def mirror_implant(
     points_lps = lps_from_ijk(ijk_to_lps, index) @ mirror_lps[:3, :3].T + mirror_lps[:3, 3]  # (n, 3)
     implant = np.zeros(bone.shape, bool)
     implant[tuple(index.T)] = sample(skull, skull_ijk_to_lps, points_lps, 0.0) > 0.5
-    return largest_part(opened(implant, _spacing_kji(ijk_to_lps), OPENING_MM))
+    return largest_part(opened(implant, spacing_of(ijk_to_lps)[::-1], OPENING_MM))
 
 
 def thin_plate_implant(
@@ -115,7 +115,7 @@ def thin_plate_implant(
     outer, inner = (ndimage.map_coordinates(s, place, order=1, mode="constant", cval=np.nan) for s in (outer, inner))
     implant = nothing
     implant[tuple(index.T)] = (uvw[:, 2] < outer) & (uvw[:, 2] > inner)  # false beside the hole, where both are NaN
-    return largest_part(opened(implant, _spacing_kji(ijk_to_lps), OPENING_MM))
+    return largest_part(opened(implant, spacing_of(ijk_to_lps)[::-1], OPENING_MM))
 
 
 @dataclass(frozen=True)
@@ -226,9 +226,8 @@ def _robust_misfit(known_mm: np.ndarray, values_mm: np.ndarray) -> np.ndarray:
     terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], 1)
     misfit_mm = values_mm - np.median(values_mm)
     for _ in range(20):
-        weight = 1 / np.sqrt(1 + (misfit_mm / OUTLIER_MM) ** 2)
-        fit = np.linalg.lstsq(terms * weight[:, None], values_mm * weight, rcond=None)[0]
-        misfit_mm = values_mm - terms @ fit
+        weighted = terms.T / (1 + (misfit_mm / OUTLIER_MM) ** 2)  # (6, n)
+        misfit_mm = values_mm - terms @ np.linalg.lstsq(weighted @ terms, weighted @ values_mm, rcond=None)[0]
     return np.abs(misfit_mm)
 
 
@@ -260,10 +259,6 @@ def largest_part(mask: np.ndarray) -> np.ndarray:
     """The largest face-connected part of a mask (k, j, i) bool; an empty mask stays empty."""
     labels, count = ndimage.label(mask)
     return mask if count < 2 else labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
-
-
-def _spacing_kji(ijk_to_lps: np.ndarray) -> np.ndarray:
-    return np.linalg.norm(ijk_to_lps[:3, :3], axis=0)[::-1]
 
 
 def _mirror(hole: HoleCase) -> np.ndarray:

@@ -20,7 +20,7 @@ from .vault import VAULT_MAP, MapGrid, cast
 MIN_AREA_CM2 = 3.0  # smaller gaps are burr holes, sutures or thin bone
 SURE_AREA_CM2 = 8.0  # from here on a hole needs less support by the look
 MIN_SUPPORT = 0.15
-FINE_MAP = MapGrid(174, 2.0 / 3.0)  # the outline: 1 mm between pixels
+FINE_MAP = MapGrid(192, 2.0 / 3.0)  # the outline: 1 mm between pixels
 BONE_SHARE = 0.5  # a fine ray is missing when less of its expected bone is there
 
 

@@ -17,7 +17,7 @@ from .pose import Grid
 RADIUS_MM = (32.0, 128.0)  # where bone is looked for along a ray
 RAY_STEP_MM = 0.75
 GAP_MM = 3.0  # air inside bone up to this length along a ray does not end the bone
-REACH_MM = 14.0  # bone farther than this from the expected outer surface is not the vault (ear, bandage, head rest)
+REACH_MM = 10.0  # bone farther than this from the expected outer surface is not the vault (ear, bandage, head rest)
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class MapGrid:
         return ndimage.map_coordinates(image, np.moveaxis(index, -1, 0), order=1, mode=mode, cval=value, output=np.float32)
 
 
-VAULT_MAP = MapGrid(58, 2.0)  # 116 degrees from the vertex, 3 mm between pixels
+VAULT_MAP = MapGrid(64, 2.0)  # 128 degrees from the vertex, 3 mm between pixels
 
 
 def cast(
@@ -78,7 +78,7 @@ def cast(
     bone = profile < 0
     if expected_outer_mm is not None:
         expected = np.broadcast_to(np.asarray(expected_outer_mm, np.float32), shape).reshape(-1, 1)
-        bone &= (radii < expected + REACH_MM) & (radii > expected - 2 * REACH_MM)
+        bone &= (radii < expected + REACH_MM) & (radii > expected - 28.0)
     count = bone.shape[1]
     last = count - 1 - np.argmax(bone[:, ::-1], 1)  # outermost bone sample
     found = bone.any(1) & (last < count - 1)

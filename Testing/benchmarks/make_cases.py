@@ -4,8 +4,8 @@
     python make_cases.py ... --ids 004 009 --kind real                                their real holes only
 
 TOOLS holds skull_pack.py (read_case) and validation_holes.py (PLACES, cut); SKULLS holds NNN.npz.xz, and its parent
-skullfix.csv with the columns id and split. Each skull gives its real hole (place "skullfix") and one frozen hole: places in
-turn over the sorted ids, so that 15 skulls make three a place. Needs MedShapeCore on the path.
+skullfix.csv with the columns id and split. Each skull gives its real hole (place "skullfix") and one frozen hole:
+places in turn over the sorted ids, so that 15 skulls make three a place. Needs MedShapeCore on the path.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def vault_domain(outer: np.ndarray) -> np.ndarray:
     share = np.isfinite(outer).mean(0)
     with np.errstate(invalid="ignore"):
         deviation = np.where(share > 0.5, np.nanstd(np.where(share > 0.5, outer, 0.0), 0), np.inf)
-    domain = (share > 0.96) & (deviation < 7.0) & (VAULT_MAP.polar_deg() <= 112.0)
+    domain = (share > 0.93) & (deviation < 8.0) & (VAULT_MAP.polar_deg() <= 120.0)
     domain &= domain[:, ::-1]
     domain = ndimage.binary_opening(domain, iterations=2)
     labels, count = ndimage.label(domain)

@@ -1,0 +1,352 @@
+"""The one entry: a skull with a hole becomes an ensemble of implants.
+
+Chapters, in the order of the data: pose, hole, first guess, missing points, solid, refined field, implant, ensemble.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from MedShapeCore import __version__
+from MedShapeCore.distance import zero_set_distance
+from MedShapeCore.errors import FailedResult, RefusedInput
+from MedShapeCore.volumes import spacing_of
+from scipy import ndimage
+from torch import Tensor
+
+from .baselines import HoleCase
+from .completion import Source, flow
+from .defect import Hole, Outline, choose_hole, find_holes, fine_outline, vault_bone
+from .dome import Dome, draw_numbers, posterior
+from .ensemble import ImplantEnsemble, build_ensemble_parts
+from .head import FIELD_LIMIT_MM, head_field
+from .look import head_centre, look, look_input, look_matrix, similarity_from_look
+from .models import Models, load_models
+from .notices import Notice
+from .options import ImplantOptions
+from .pose import ATLAS_GRID, MIRROR, HeadPose, bone_points, pose_from_similarity, register
+from .roi import NativeRegion, Patch, native_region, patch_around, roi_channels, surface_normals, surface_rays
+from .skull import Skull
+from .subtraction import implant_from_field
+from .vault import VAULT_MAP
+from .voxelization import indicator
+
+Progress = Callable[..., None]
+
+RIM_PIXELS = 2  # pixels around a hole whose radii measure the cut's edge, not the skull
+WORST_RESIDUAL_MM = 2.5  # of the pose's registration; real skulls: up to 0.9
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What a named quality stands for."""
+
+    steps: int  # evaluations of the point network
+    solve_mm: float  # voxel of the Poisson grid
+    spacing_mm: float  # of the missing points
+
+
+QUALITIES = {"best": Quality(8, 1.5, 2.0), "fast": Quality(8, 2.0, 2.5)}
+
+
+class Clock:
+    """Seconds per stage, in order."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + now - self._last, 3)
+        self._last = now
+
+
+@dataclass(frozen=True)
+class Located:
+    """A skull in its head frame with its holes."""
+
+    pose: HeadPose
+    field: np.ndarray  # signed mm on HEAD_GRID
+    outer: np.ndarray  # (H, W) mm on VAULT_MAP
+    inner: np.ndarray
+    holes: list[Hole]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything the members share."""
+
+    located: Located
+    hole: Hole
+    dome: Dome
+    outline: Outline
+    patch: Patch
+    channels: np.ndarray  # (6, D, H, W)
+    notices: tuple[Notice, ...]
+
+
+def silent(stage: str, fraction: float, event: dict | None = None) -> None:
+    """The progress callback that tells nobody."""
+
+
+def generate_implants(
+    skull: Skull, options: ImplantOptions, progress: Progress = silent, models: Models | None = None
+) -> ImplantEnsemble:
+    """Several implants for one hole of a skull, their mean, variance and agreement.
+
+    progress(stage, fraction, event) is told the share of the work that is done, and the surface of the first member when it is
+    there; what it raises (Cancelled) ends the run. Raises RefusedInput where there is no hole to close and FailedResult where no
+    implant could be made.
+    """
+    clock = Clock()
+    progress("loading the networks", 0.0)
+    device, device_note = choose_device(options.device)
+    models = models or load_models(device)
+    clock.lap("networks")
+    try:
+        return _generate(skull, options, progress, models, clock, device_note)
+    except torch.OutOfMemoryError:
+        cpu = torch.device("cpu")
+        note = "The graphics card ran out of memory; the run went on on the processor."
+        return _generate(skull, options, progress, load_models(cpu), clock, note)
+
+
+def choose_device(wanted: str) -> tuple[torch.device, str]:
+    """The device of a run and the reason in words."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise RefusedInput("no-cuda", "No CUDA device is available to PyTorch here.", "Choose auto or cpu.")
+    if wanted != "cpu" and torch.cuda.is_available():
+        free_gb = torch.cuda.mem_get_info()[0] / 2**30
+        if wanted == "cuda" or free_gb > 4.0:
+            return torch.device("cuda"), f"{torch.cuda.get_device_name()}, {free_gb:.0f} GB free"
+        return torch.device("cpu"), f"The graphics card has only {free_gb:.1f} GB free; the processor is used."
+    return torch.device("cpu"), "processor" if wanted == "cpu" else "No CUDA device was found; the processor is used."
+
+
+def _generate(
+    skull: Skull, options: ImplantOptions, progress: Progress, models: Models, clock: Clock, device_note: str
+) -> ImplantEnsemble:
+    quality = QUALITIES[options.quality]
+    steps = options.steps or quality.steps
+    draws = member_draws(models, options.seed, options.members)
+    prepared = prepare(skull, options, models, draws, progress, clock)
+    region = native_region(skull.mask, skull.ijk_to_lps, prepared.located.pose, prepared.outline, prepared.dome)
+    if not region.region.any():
+        raise FailedResult("no-room", "The hole lies at the border of the scan; there is no room for an implant.", "Pad or rescan.")
+    clock.lap("region")
+    fields: list[np.ndarray] = []
+    implants: list[np.ndarray] = []
+    points = missing_points(prepared, options, models, steps, quality, progress)
+    clock.lap("points")
+    spacing = spacing_of(region.ijk_to_lps)
+    for n in range(options.members):
+        solid = member_solid(points, n, prepared, models, quality)
+        clock.lap("solids")
+        refined = refined_field(solid, prepared, models, member=True)
+        clock.lap("refinement")
+        fields.append(native_field(refined, prepared.patch, region, prepared.located.pose))
+        implants.append(implant_from_field(fields[-1], region.bone, region.region, spacing))
+        clock.lap("native grid")
+        progress("making members", 0.5 + 0.35 * (n + 1) / options.members, member_event(n, implants[-1], region))
+    progress("comparing members", 0.86)
+    centre_lps = prepared.located.pose.to_lps(np.zeros((1, 3)))[0]
+    parts = build_ensemble_parts(
+        np.stack(fields), np.stack(implants), region.bone, region.region, region.ijk_to_lps, centre_lps,
+        lambda share: progress("comparing members", 0.86 + 0.13 * share),
+    )
+    clock.lap("ensemble")
+    progress("comparing members", 1.0)
+    report = run_report(skull, options, models, prepared, steps, clock, device_note)
+    report["pairwise_dsc"] = np.round(parts.pairwise_dsc, 4).tolist()
+    return ImplantEnsemble(
+        skull=skull, box=region.box, implants=np.stack(implants), mean=parts.mean, variance=parts.variance,
+        agreement=parts.agreement, ranking=parts.ranking, checks=parts.checks, mean_report=parts.mean_report, spread=parts.spread,
+        notices=(*skull.warnings, *prepared.notices, *parts.notices), report=report,
+    )
+
+
+def member_event(number: int, implant: np.ndarray, region: NativeRegion) -> dict | None:
+    """The first member's surface, so that there is something to look at while the others are made."""
+    if number or not implant.any():
+        return None
+    from MedShapeCore.surfaces import mask_surface
+
+    vertices, triangles = mask_surface(implant, region.ijk_to_lps)
+    return {"member": 1, "surface": (vertices, triangles)}
+
+
+def member_draws(models: Models, seed: int, members: int) -> np.ndarray:
+    """Random numbers of the dome samples, one row a member: the middle first, then pairs of opposites.
+
+    Member 1 is the most likely dome; members 2 and 3, 4 and 5, ... mirror each other's deviation, so that few members already have
+    the right mean (antithetic sampling, Hammersley and Morton 1956). Row k depends on the seed and k alone.
+    """
+    rows = []
+    for n in range(members):
+        numbers = draw_numbers(models.dome, np.random.default_rng([seed, (n + 1) // 2]))
+        rows.append(numbers * (0.0 if n == 0 else (1.0 if n % 2 else -1.0)))
+    return np.stack(rows)
+
+
+def locate(skull: Skull, models: Models, progress: Progress = silent, clock: Clock | None = None) -> Located:
+    """Pose and holes of a skull. Raises RefusedInput where the bone is no skull."""
+    clock = clock or Clock()
+    progress("looking at the whole head", 0.04)
+    centre = head_centre(skull.mask, skull.ijk_to_lps)
+    frame = look_matrix(centre)
+    channels = look_input(skull.mask, skull.ijk_to_lps, frame)
+    missing, coordinates = look(models.look, channels, models.device)
+    start = similarity_from_look(channels, coordinates, frame)
+    clock.lap("whole-head look")
+    progress("finding the pose", 0.1)
+    points = bone_points(skull.mask, skull.ijk_to_lps, 5000, np.random.default_rng(0))
+    matrix, residual = register(points, models.atlas, ATLAS_GRID, start)
+    pose = pose_from_similarity(matrix, residual)
+    if residual > WORST_RESIDUAL_MM or not 0.6 < pose.scale < 1.6:
+        raise RefusedInput(
+            "not-a-skull", f"The bone does not look like a skull (misfit {residual:.1f} mm, size {pose.scale:.2f} of an average head).",
+            "Choose the segment of the skull; check the voxel size.",
+        )
+    clock.lap("pose")
+    progress("resampling the bone", 0.16)
+    field, inside = head_field(skull.mask, skull.ijk_to_lps, pose)
+    clock.lap("head field")
+    progress("finding the hole", 0.28)
+    bone = vault_bone(field, inside, models.dome)
+    rays = VAULT_MAP.directions() * (bone.expected - 3.0)[..., None]
+    look_index = np.linalg.inv(frame) @ pose.lps_from_head
+    index = (rays @ look_index[:3, :3].T + look_index[:3, 3])[..., ::-1]
+    opinion = ndimage.map_coordinates(missing, np.moveaxis(index, -1, 0), order=1, mode="constant", output=np.float32)
+    holes = find_holes(bone, models.dome, opinion)
+    clock.lap("hole")
+    return Located(pose, field, bone.outer, bone.inner, holes)
+
+
+def prepare(
+    skull: Skull, options: ImplantOptions, models: Models, draws: np.ndarray | None, progress: Progress = silent,
+    clock: Clock | None = None,
+) -> Prepared:
+    """Everything the members share: pose, hole, first guess with its samples, patch and channels."""
+    clock = clock or Clock()
+    located = locate(skull, models, progress, clock)
+    hole, notices = choose_hole(located.holes, options.hole, *_place_head(options, located.pose))
+    progress("guessing the dome", 0.32)
+    gone = ndimage.binary_dilation(np.any([h.pixels for h in located.holes], 0), iterations=RIM_PIXELS)
+    dome = posterior(
+        models.dome, np.where(gone, np.nan, located.outer), np.where(gone, np.nan, located.inner), gone & models.dome.domain, draws,
+        np.random.default_rng(0),
+    )
+    clock.lap("first guess")
+    outline = fine_outline(located.field, dome, hole)
+    if outline.missing.sum() < 100:
+        raise FailedResult("no-outline", "The outline of the hole could not be found.", "Give a point in the middle of the defect.")
+    patch = patch_around(outline, dome, hole.centre_head)
+    channels = roi_channels(located.field, MIRROR, dome, outline, patch)
+    clock.lap("patch")
+    return Prepared(located, hole, dome, outline, patch, channels, tuple(notices))
+
+
+def _place_head(options: ImplantOptions, pose: HeadPose) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """The user's point (3,) and the points (n, 3) of the user's box, in the head frame."""
+    point = box = None
+    if options.point_lps is not None:
+        point = pose.to_head(np.array([options.point_lps], float))[0]
+    if options.roi_lps is not None:
+        axes = [np.linspace(options.roi_lps[a], options.roi_lps[a + 3], 8) for a in range(3)]
+        box = pose.to_head(np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3))
+    return point, box
+
+
+@dataclass(frozen=True)
+class MemberPoints:
+    """Points of all members, (N, n, 3), with the area normals of the surface they started from; patch frame."""
+
+    points: Tensor
+    normals: Tensor
+    kind: Tensor  # (1, n, 3) one-hot
+    low: Tensor  # (3,)
+
+
+def missing_points(
+    prepared: Prepared, options: ImplantOptions, models: Models, steps: int, quality: Quality, progress: Progress = silent
+) -> MemberPoints:
+    """The missing surface of every member by conditional point diffusion, all members as one batch."""
+    dome, patch = prepared.dome, prepared.patch
+    rays = surface_rays(prepared.outline, quality.spacing_mm, np.random.default_rng([options.seed, 10**6]))
+    turn = patch.head_from_patch[:3, :3].astype(np.float32)
+    maps = list(zip(dome.sample_outer, dome.sample_inner, strict=True))
+    points = np.stack([patch.from_head(rays.points(*m)) for m in maps])
+    normals = np.stack([surface_normals(rays, *m, quality.spacing_mm) @ turn for m in maps])
+    mean_points = patch.from_head(rays.points(dome.outer, dome.inner))[None]
+    noise = np.stack([np.random.default_rng([options.seed, n, 7]).standard_normal(points.shape[1:]) for n in range(len(points))])
+
+    def tensor(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(models.device)
+
+    low = tensor(np.asarray(patch.grid.low))
+    kind = torch.from_numpy(rays.kind.astype(np.int64)).to(models.device)
+    source = Source(tensor(points), tensor(normals), kind, tensor(mean_points), low, patch.grid.step)
+    channels = tensor(prepared.channels)[None]
+    moved = flow(models.completion, channels, source, tensor(noise), steps, lambda share: progress("placing the missing points", 0.36 + 0.14 * share))
+    return MemberPoints(moved, tensor(normals), source.kind, low)
+
+
+@torch.inference_mode()
+def member_solid(points: MemberPoints, member: int, prepared: Prepared, models: Models, quality: Quality) -> np.ndarray:
+    """Signed distance / 6 mm, (D, H, W) on the patch grid, of one member's closed solid (voxelization network and DPSR)."""
+    grid = prepared.patch.grid
+    channels = torch.from_numpy(prepared.channels)[None].to(models.device)
+    chosen = slice(member, member + 1)
+    moved, oriented = models.voxelization(
+        channels, points.points[chosen], points.normals[chosen], points.kind, points.low, grid.step)
+    fine = tuple(int(round((n - 1) * grid.step / quality.solve_mm)) + 1 for n in grid.shape)
+    solved = indicator(moved, oriented, points.low, fine, quality.solve_mm)[0].float().cpu().numpy()  # type: ignore[arg-type]
+    distance = zero_set_distance(solved, (quality.solve_mm,) * 3, FIELD_LIMIT_MM)
+    if fine != grid.shape:
+        place = np.meshgrid(*[np.arange(n) * grid.step / quality.solve_mm for n in grid.shape], indexing="ij")
+        distance = ndimage.map_coordinates(distance, place, order=1, mode="nearest", output=np.float32)
+    return distance / FIELD_LIMIT_MM
+
+
+@torch.inference_mode()
+def refined_field(solid: np.ndarray, prepared: Prepared, models: Models, member: bool) -> np.ndarray:
+    """Signed distance in mm, (D, H, W) on the patch grid, of the completed bone."""
+    channels = torch.from_numpy(prepared.channels)[None].to(models.device)
+    field = models.refinement(channels, torch.from_numpy(solid)[None, None].to(models.device), member)
+    return field[0, 0].float().cpu().numpy() * np.float32(FIELD_LIMIT_MM)
+
+
+def native_field(field: np.ndarray, patch: Patch, region: NativeRegion, pose: HeadPose) -> np.ndarray:
+    """The patch's field at the voxels of the region, +6 mm elsewhere: (k, j, i) float32."""
+    native = np.full(region.bone.shape, FIELD_LIMIT_MM, np.float32)
+    native[region.region] = patch.grid.sample(field, patch.from_head(region.points_head), FIELD_LIMIT_MM)
+    return native
+
+
+def run_report(
+    skull: Skull, options: ImplantOptions, models: Models, prepared: Prepared, steps: int, clock: Clock, device_note: str
+) -> dict:
+    """What a report needs besides the ensemble's own figures."""
+    pose, hole = prepared.located.pose, prepared.hole
+    return {
+        "options": asdict(options) | {"steps": steps},
+        "device": {"used": str(models.device), "why": device_note},
+        "versions": {"medshapegen": __version__, "torch": torch.__version__, "numpy": np.__version__},
+        "weights": models.digest,
+        "seconds": dict(clock.seconds),
+        "pose": {"head_from_lps": pose.head_from_lps.round(5).tolist(), "scale": round(pose.scale, 4), "misfit_mm": round(pose.residual_mm, 3)},
+        "hole": {
+            "area_cm2": round(hole.area_cm2, 1), "centre_lps": pose.to_lps(hole.centre_head[None])[0].round(1).tolist(),
+            "side": side_of(hole.centre_head), "support": round(hole.support, 3), "found": [round(h.area_cm2, 1) for h in prepared.located.holes],
+        },
+    }
+
+
+def side_of(centre_head: np.ndarray) -> str:
+    """left, right or middle."""
+    return "middle" if abs(centre_head[0]) < 15 else ("left" if centre_head[0] > 0 else "right")

@@ -1,0 +1,35 @@
+"""A network that sees the bone and one member's solid and gives the field whose zero set is the restored bone.
+
+It adds a bounded correction to the union of bone and member; a flag turns it into the deterministic network that starts from the
+first guess alone, with a wider bound (the baseline without diffusion).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .networks import UNet3d, depth_to_space
+from .points import RAW_CHANNELS
+
+FIELD_MM = 6.0  # fields are divided by this
+MEMBER_BOUND_MM = 1.5  # how far a member's surface may be moved
+FREE_BOUND_MM = 5.0  # the same for the first guess
+
+
+class RefinementNetwork(nn.Module):
+    """(B, 6, D, H, W) channels, (B, 1, D, H, W) a closed solid's field / 6 mm, flag -> field of the completed bone / 6 mm."""
+
+    def __init__(self, widths: tuple[int, ...] = (32, 48, 64)) -> None:
+        super().__init__()
+        self.unet = UNet3d(RAW_CHANNELS + 2, widths)
+        self.head = nn.Conv3d(widths[0], 8, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)  # untrained, the network returns bone and solid as they are
+
+    def forward(self, channels: Tensor, solid: Tensor, member: bool) -> Tensor:
+        flag = torch.full_like(solid, 1.0 if member else 0.0)
+        base = torch.minimum(channels[:, :1], solid)
+        bound = (MEMBER_BOUND_MM if member else FREE_BOUND_MM) / FIELD_MM
+        change = depth_to_space(self.head(self.unet(torch.cat([channels.expand(len(solid), -1, -1, -1, -1), solid, flag], 1))))
+        return base + bound * torch.tanh(change)

@@ -1,0 +1,49 @@
+"""From missing points to a solid: a network that orients and moves points, and the differentiable Poisson solver (DPSR).
+
+As in Shape As Points (Peng et al., NeurIPS 2021) every point becomes several oriented points; here the reference normal of the
+point's own surface is known, so the network only corrects it. The solve happens in a box around the hole.
+"""
+
+from __future__ import annotations
+
+import torch
+from MedShapeCore.dpsr import poisson_indicator
+from torch import Tensor, nn
+
+from .points import BoneEncoder, PointBody
+
+COPIES = 2
+MAX_OFFSET_MM = 1.5
+PLACE_MM = 50.0
+
+
+class VoxelizationNetwork(nn.Module):
+    """Points (B, N, 3) with area normals -> oriented points (B, COPIES N, 3) with area normals, all in the patch frame."""
+
+    def __init__(self, widths: tuple[int, ...] = (16, 32, 48), width: int = 48) -> None:
+        super().__init__()
+        self.encoder = BoneEncoder(widths)
+        self.body = PointBody(self.encoder.width, 3 + 3 + 3, width)
+        self.head = nn.Linear(width, COPIES * 7)
+        nn.init.normal_(self.head.weight, std=1e-3)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, channels: Tensor, points: Tensor, normals: Tensor, kind: Tensor, low: Tensor, step_mm: float) -> tuple[Tensor, Tensor]:
+        """channels (1, 6, D, H, W), points and normals (B, N, 3), kind (1, N, 3) one-hot, low (3,) of the patch grid."""
+        area = normals.norm(dim=-1, keepdim=True).clamp_min(1e-6)
+        unit = normals / area
+        own = torch.cat([points / PLACE_MM, unit, kind.expand(len(points), -1, -1)], 2)
+        out = self.head(self.body(self.encoder(channels), channels, (points - low) / step_mm, own))
+        out = out.reshape(*points.shape[:2], COPIES, 7)
+        moved = points[:, :, None] + MAX_OFFSET_MM * torch.tanh(out[..., :3])
+        turned = unit[:, :, None] + out[..., 3:6]
+        turned = turned / turned.norm(dim=-1, keepdim=True).clamp_min(1e-6)
+        sized = turned * (area[:, :, None] / COPIES) * torch.exp(out[..., 6:].clamp(-1, 1))
+        return moved.flatten(1, 2), sized.flatten(1, 2)
+
+
+def indicator(
+    points: Tensor, normals: Tensor, low: Tensor, shape: tuple[int, int, int], spacing_mm: float
+) -> Tensor:
+    """DPSR on a patch grid: oriented points (B, M, 3) in x, y, z order -> (B, D, H, W), about -0.5 inside and +0.5 outside."""
+    return poisson_indicator((points - low).flip(-1), normals.flip(-1), shape, spacing_mm)
