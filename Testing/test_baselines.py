@@ -10,6 +10,7 @@ from CranialImplantLib.baselines import (
     HoleCase,
     _lps_from_uvw,
     _uvw_from_lps,
+    hole_case,
     largest_part,
     mirror_implant,
     opened,
@@ -138,6 +139,16 @@ def test_the_largest_part_is_kept():
     mask[1:4, 1:4, 0:3] = mask[2, 2, 5:8] = True
     assert (largest_part(mask) == (mask & (np.arange(9) < 4))).all()
     assert not largest_part(mask & False).any()
+
+
+def test_a_tight_box_is_widened_to_show_the_bone_around_it():
+    case = synthetic.shell_case(4.0, (synthetic.Hole((0, 0, 1), 24),))
+    box = box_of(case.implant)
+    assert box is not None
+    hole = hole_case(case.skull, box, case.implant[box], np.array([0, 0, 1.0]), np.array([0, 0, 76.0]), MIRROR)
+    assert (hole.region == case.implant[hole.box]).all() and hole.region.sum() == case.implant.sum()
+    assert [b.start - a.start for a, b in zip(hole.box, box, strict=True)] == [8, 8, 8]  # 30 mm
+    assert hole.box[0].stop == case.skull.mask.shape[0]  # above, the scan ends sooner
 
 
 def test_a_hole_knows_its_crop():

@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import json
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -209,12 +210,31 @@ def test_cancelling_stops_and_wrong_options_and_folders_are_refused_at_once(tmp_
         run(cases, tmp_path / "out", (1,))
 
 
-def test_a_process_of_its_own_gives_the_same_rows(tmp_path, cases):
-    # The spawned process has no made-up pipeline: whatever the real one says of this toy, it comes back as rows.
-    table = run(cases, tmp_path / "out", (1,), cases=1, baselines=False, jobs=2)
-    (row,) = rows_of(tmp_path / "out")
-    assert row["file"] == "side__a.nrrd" and row["method"] == "ensemble n=1" and 0.0 <= row["dsc"] <= 1.0
-    assert "side" in table
+def test_what_a_process_of_its_own_finds_comes_back_as_rows(tmp_path, cases):
+    # The spawned process has no made-up pipeline, so this file is no case.
+    (cases / "side__a.nrrd").write_bytes((cases / "side__a.nrrd").read_bytes()[:200])
+    table = run(cases, tmp_path / "out", (1, 3), cases=1, baselines=False, jobs=2)
+    rows = rows_of(tmp_path / "out")
+    assert [(r["skull"], r["method"]) for r in rows] == [("a", "ensemble n=1"), ("a", "ensemble n=3")]
+    assert all(r["failed"].startswith("unreadable") and r["dsc"] == 0.0 for r in rows) and "unknown" in table
+
+
+def test_a_killed_process_costs_one_case(tmp_path, cases, monkeypatch):
+    class Killed:
+        def __init__(self, *_, **__):
+            pass
+
+        def __enter__(self):
+            raise BrokenProcessPool("out of memory")
+
+        def __exit__(self, *_):
+            return False
+
+    monkeypatch.setattr("CranialImplantLib.benchmark.ProcessPoolExecutor", Killed)
+    run(cases, tmp_path / "out", (1,), baselines=False, jobs=2)
+    rows = rows_of(tmp_path / "out")
+    assert [r["failed"] for r in rows] == ["the process ended"] * 3
+    assert all(r["dsc"] == 0.0 and r["hd95_mm"] > 50 for r in rows)  # the diagonal of the truth's box
 
 
 def test_cases_come_from_the_table_or_from_their_names(cases):

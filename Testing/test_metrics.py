@@ -225,8 +225,9 @@ def test_the_surface_is_the_mask_minus_its_erosion():
     assert surface_index(mask & False).shape == (0, 3)
 
 
-def test_a_head_at_native_resolution_takes_about_a_second():
-    # 512 x 512 x 250 with a 90 mm hole in a sphere of 85 mm: 0.5 s on two free cores; the bound is for busy machines.
+def test_a_head_at_native_resolution_takes_less_than_a_second():
+    # 512 x 512 x 250 with a 90 mm hole in a sphere of 85 mm. Measured 0.6 s of processor time over all threads, so less
+    # by the clock; on a busy machine the clock says nothing. The bound allows for slower ones.
     spacing = np.array([0.625, 0.45, 0.45])
     truth, bone = np.zeros((250, 512, 512), bool), np.zeros((250, 512, 512), bool)
     k, j, i = np.ogrid[40:250, 50:460, 50:460]
@@ -237,7 +238,7 @@ def test_a_head_at_native_resolution_takes_about_a_second():
     prediction = np.roll(truth, 1, 0) & ~bone
     seconds = []
     for _ in range(2):
-        start = time.perf_counter()
+        start = time.process_time()
         implant_metrics(prediction, truth, bone, spacing)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 3.0
+        seconds.append(time.process_time() - start)
+    assert min(seconds) < 2.0

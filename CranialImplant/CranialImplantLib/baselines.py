@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from MedShapeCore.volumes import Box, box_of, cropped_matrix, kji_from_lps, lps_from_ijk, sample, spacing_of
 from scipy import ndimage
-from scipy.interpolate import RBFInterpolator
 
 from .skull import Skull
 
+ROOM_MM = 30.0  # bone that a HoleCase shows around the region
 OPENING_MM = 1.0  # thinner than twice this is no implant but a difference of two surfaces
 
 BALL_MM = 80.0  # radius of the ball above which the thin plate has its heights: about the vault's
@@ -53,6 +53,27 @@ class HoleCase:
     def ijk_to_lps(self) -> np.ndarray:
         """(4, 4) of the box."""
         return cropped_matrix(self.skull.ijk_to_lps, self.box)
+
+
+def hole_case(
+    skull: Skull,
+    box: Box,
+    region: np.ndarray,
+    outward_lps: np.ndarray,
+    centre_lps: np.ndarray,
+    mirror_lps: np.ndarray,
+    context: object = None,
+) -> HoleCase:
+    """A HoleCase from a box that fits the region tightly: it is widened to hold the bone which the baselines need.
+
+    region : (k, j, i) bool on `box`. The other arguments are those of HoleCase.
+    """
+    room = np.ceil(ROOM_MM / spacing_of(skull.ijk_to_lps)[::-1]).astype(int)
+    low = [max(s.start - int(n), 0) for s, n in zip(box, room, strict=True)]
+    high = [min(s.stop + int(n), size) for s, n, size in zip(box, room, skull.mask.shape, strict=True)]
+    wide = slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2])
+    padded = np.pad(region, [(s.start - a, b - s.stop) for s, a, b in zip(box, low, high, strict=True)])
+    return HoleCase(skull, wide, padded, outward_lps, centre_lps, mirror_lps, context)
 
 
 def mirror_implant(
@@ -213,7 +234,9 @@ def _plate(heights_mm: np.ndarray, ring: np.ndarray, wanted: np.ndarray) -> np.n
     return surface_mm
 
 
-def _spline(known_mm: np.ndarray, values_mm: np.ndarray) -> RBFInterpolator:
+def _spline(known_mm: np.ndarray, values_mm: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    from scipy.interpolate import RBFInterpolator  # slow to import, and rarely needed
+
     return RBFInterpolator(known_mm, values_mm, kernel="thin_plate_spline", smoothing=SMOOTHING)
 
 
@@ -270,5 +293,5 @@ def _thin_plate(hole: HoleCase) -> np.ndarray:
     return thin_plate_implant(hole.bone, hole.ijk_to_lps, hole.region, hole.outward_lps, hole.centre_lps)
 
 
-# name -> function of a HoleCase that returns the implant (k, j, i) bool on the hole's box. A new baseline: a new line here.
+# name -> function of a HoleCase that returns the implant (k, j, i) bool on its box. A new baseline: a new line here.
 BASELINES: dict[str, Callable[[HoleCase], np.ndarray]] = {"mirror": _mirror, "thin plate": _thin_plate}

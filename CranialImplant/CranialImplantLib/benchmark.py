@@ -36,7 +36,8 @@ from MedShapeCore.volumes import (
     spacing_of,
 )
 
-from .baselines import BASELINES, HoleCase
+from .baselines import HoleCase
+from .model_baselines import BASELINES
 from .benchmark_table import Row, write_results
 from .ensemble import ImplantEnsemble, SpreadSurface, placed
 from .options import ImplantOptions
@@ -91,23 +92,23 @@ def evaluate_files(skull_path: str | Path, truth_path: str | Path, prediction_pa
     One path for both skull and truth means a label map with 1 = bone and 2 = implant. Refuses different grids (by
     position, not only shape), masks with several labels, and an empty truth or skull.
     """
-    with ThreadPoolExecutor(3) as pool:  # the files are decompressed side by side
-        paths = dict.fromkeys(Path(p) for p in (skull_path, truth_path, prediction_path))
-        volumes = dict(zip(paths, pool.map(read_volume, paths), strict=True))
-    skull, truth, prediction = (volumes[Path(p)] for p in (skull_path, truth_path, prediction_path))
-    for path, volume in ((truth_path, truth), (prediction_path, prediction)):
-        refuse_another_grid(skull, volume, Path(skull_path).name, Path(path).name)
-    if Path(skull_path) == Path(truth_path):
-        bone, implant = skull.array == BONE, skull.array == IMPLANT
+    skull_path, truth_path, prediction_path = Path(skull_path), Path(truth_path), Path(prediction_path)
+    if skull_path == truth_path:
+        skull, bone, implant = read_case(skull_path)
     else:
-        bone, implant = mask_of(skull.array, Path(skull_path).name), mask_of(truth.array, Path(truth_path).name)
-    predicted = mask_of(prediction.array, Path(prediction_path).name)
-    return implant_metrics(predicted, implant, bone, skull.spacing_mm[::-1])
+        skull, truth = read_volume(skull_path), read_volume(truth_path)
+        refuse_another_grid(skull, truth, skull_path.name, truth_path.name)
+        bone, implant = mask_of(skull.array, skull_path.name), mask_of(truth.array, truth_path.name)
+    prediction = read_volume(prediction_path)
+    refuse_another_grid(skull, prediction, skull_path.name, prediction_path.name)
+    return implant_metrics(mask_of(prediction.array, prediction_path.name), implant, bone, skull.spacing_mm[::-1])
 
 
 def mask_of(array: np.ndarray, name: str) -> np.ndarray:
     """(K, J, I) bool of an array with 0 and one other value; refuses others, because "not zero" would mix segments."""
     highest = array.max()
+    if highest == 1 and array.dtype == np.uint8:
+        return array.view(bool)  # the usual mask, in a tenth of the time
     mask = array == highest if highest else np.zeros(array.shape, bool)
     if np.count_nonzero(array) != np.count_nonzero(mask):
         raise RefusedInput("several-labels", f"{name} has more than one label.", "Export the one segment alone.")
@@ -282,8 +283,8 @@ def _ensemble(skull: Skull, truth: np.ndarray, options: ImplantOptions) -> tuple
     start = time.perf_counter()
     ensemble = generate_implants(skull, options, silent)
     seconds, peak_mb = time.perf_counter() - start, peak_memory_mb()  # before the judging
-    mean = placed(ensemble.mean, ensemble.box, truth.shape)
-    return mean, {"seconds": round(seconds, 2), "peak_mb": peak_mb} | ensemble_figures(ensemble, truth)
+    figures: Row = {"seconds": round(seconds, 2), "peak_mb": peak_mb, "weights": str(ensemble.report.get("weights"))}
+    return placed(ensemble.mean, ensemble.box, truth.shape), figures | ensemble_figures(ensemble, truth)
 
 
 def _found_hole(skull: Skull, options: ImplantOptions) -> HoleCase:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 
 import MedShapeCore
 from MedShapeCore.delivery import delivered_whole
-from MedShapeCore.errors import MedShapeError
+from MedShapeCore.errors import MedShapeError, OptionError
 from MedShapeCore.jobs import explain, plain
 
 if TYPE_CHECKING:
@@ -144,18 +144,35 @@ def benchmark(args: argparse.Namespace) -> int:
 
 
 def train_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("stage", metavar="STAGE", help="which network; an unknown name lists them")
-    parser.add_argument("--data", metavar="PACK", type=Path, required=True, help="a file made by the command pack")
+    parser.add_argument(
+        "stage", metavar="STAGE",
+        help="cases, dome, a network, or export; in this order. An unknown name lists them",
+    )  # fmt: skip
+    parser.add_argument("--data", metavar="PACK", type=Path, help="made by the command pack; for cases, dome and look")
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder of checkpoints, old and new")
-    parser.add_argument("--minutes", metavar="M", type=float, required=True, help="how long, in wall-clock minutes")
+    parser.add_argument("--minutes", metavar="M", type=float, default=60.0, help="wall-clock (default: %(default)s)")
+    parser.add_argument("--weights", metavar="DIR", type=Path, help="for export: the folder to write")
+    parser.add_argument("--with-development", action="store_true", help="the development skulls too: for final weights")
+    parser.add_argument("--threads", metavar="N", type=int, help="processor cores to use (default: all)")
     parser.add_argument("--seed", type=int, default=0)
     add_device(parser)
 
 
 def train(args: argparse.Namespace) -> int:
+    if args.stage == "export":
+        from .training.export import ABOUT, export_weights
+
+        if args.weights is None:
+            raise OptionError("weights", None, "the folder that export writes")
+        export_weights(args.out, args.weights, ABOUT)
+        return 0
     from .training.train import train as run
 
-    run(args.stage, args.data, args.out, args.minutes, seed=args.seed, device=args.device)
+    written = run(
+        args.stage, args.data, args.out, args.minutes, device=args.device, seed=args.seed,
+        with_development=args.with_development, threads=args.threads, progress=say,
+    )  # fmt: skip
+    print(f"The result is {written}.")
     return 0
 
 
@@ -167,7 +184,7 @@ def pack_arguments(parser: argparse.ArgumentParser) -> None:
 def pack(args: argparse.Namespace) -> int:
     from .training.pack import build_pack
 
-    build_pack(args.sources, args.out)
+    build_pack(args.sources, args.out, progress=say)
     return 0
 
 
@@ -181,6 +198,11 @@ COMMANDS = (
 
 
 # ---- what they share
+
+
+def say(line: str) -> None:
+    """A line of a long run, at once: its output is often a file that somebody watches."""
+    print(line, flush=True)
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

@@ -18,8 +18,9 @@ from .notices import Notice
 from .vault import VAULT_MAP, MapGrid, cast
 
 MIN_AREA_CM2 = 3.0  # smaller gaps are burr holes, sutures or thin bone
-SURE_AREA_CM2 = 8.0  # from here on a hole needs less support by the look
-MIN_SUPPORT = 0.15
+SURE_AREA_CM2 = 6.0  # from here on a hole needs no support by the look: complete skulls show none
+MIN_SUPPORT = 0.1
+SUNKEN_MM = 8.0  # below the domain a ray is missing where its bone lies this much deeper than on the other side
 FINE_MAP = MapGrid(192, 2.0 / 3.0)  # the outline: 1 mm between pixels
 BONE_SHARE = 0.5  # a fine ray is missing when less of its expected bone is there
 
@@ -75,12 +76,27 @@ def find_holes(bone: VaultBone, model: DomeModel, missing_probability: np.ndarra
         pixels = labels == n
         area = float(pixel_cm2[pixels].sum())
         support = float(missing_probability[pixels].mean())
-        if area < MIN_AREA_CM2 or support < (MIN_SUPPORT if area < SURE_AREA_CM2 else MIN_SUPPORT / 2):
+        if area < MIN_AREA_CM2 or (support < MIN_SUPPORT and area < SURE_AREA_CM2):
             continue
+        pixels = with_lower_part(pixels, bone, model.domain)
         middle = (directions[pixels] * bone.expected[pixels][:, None]).mean(0)
         centre = middle / np.linalg.norm(middle) * float(np.median(bone.expected[pixels]))
         holes.append(Hole(pixels, area, centre, support))
     return sorted(holes, key=lambda h: -h.area_cm2)
+
+
+def with_lower_part(pixels: np.ndarray, bone: VaultBone, domain: np.ndarray) -> np.ndarray:
+    """The hole's pixels and those below the model's domain (orbital roof, temporal fossa) that are missing beside the other side.
+
+    There no expectation holds for all heads, but the head's own other side tells what should be there.
+    """
+    other = bone.outer[:, ::-1]
+    with np.errstate(invalid="ignore"):
+        gone = np.isfinite(other) & bone.seen & (~np.isfinite(bone.outer) | (bone.outer < other - SUNKEN_MM))
+    lower = ndimage.binary_opening(gone & ~domain) | pixels
+    labels, _ = ndimage.label(lower)
+    touched = np.unique(labels[pixels])
+    return np.isin(labels, touched[touched > 0])
 
 
 def choose_hole(

@@ -15,8 +15,9 @@ from scipy import linalg, ndimage
 from .vault import VAULT_MAP
 
 KNOWN_NEAR = 500  # known pixels used close to the hole
-KNOWN_FAR = 250  # and elsewhere
-NEAR_MM = 32.0
+KNOWN_FAR = 200  # and elsewhere
+KNOWN_OPPOSITE = 250  # and on the other side, at the hole's mirror image
+NEAR_MM, OPPOSITE_MM = 32.0, 8.0
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class DomeModel:
     lengths_mm: tuple[float, float] = (60.0, 12.0)  # of the residual's two Gaussian kernels, long and short
     shares: tuple[float, float] = (0.95, 0.05)  # of the residual's variance
     couplings: tuple[float, float] = (0.8, 0.3)  # correlation of outer and inner residual
-    noise_mm: float = 0.1  # of a measured radius
+    mirroring: float = 0.7  # correlation of the residual with that of the other side
+    noise_mm: float = 0.2  # of a measured radius
     inflation: float = 2.5  # of the posterior deviation: measured on skulls the model never saw, few skulls make it too sure
 
     @property
@@ -119,8 +121,8 @@ def posterior(
     place = np.flatnonzero(model.domain.ravel())[wanted]
 
     def image(flat: np.ndarray, measured: np.ndarray) -> np.ndarray:
-        """A whole map: restored pixels, measured ones, and beyond both the nearest of them."""
-        out = np.where(hole, np.nan, measured).astype(np.float32)
+        """A whole map: restored pixels, below the domain the other side, else measured ones, and where none is the nearest."""
+        out = np.where(hole, np.where(model.domain, np.nan, measured[:, ::-1]), measured).astype(np.float32)
         out.ravel()[place] = flat
         return extended(out)
 
@@ -152,16 +154,21 @@ def _choose_known(points: np.ndarray, usable: np.ndarray, missing: np.ndarray, g
     if missing.any():
         from scipy.spatial import cKDTree
 
-        distance = cKDTree(points[missing]).query(points[index], distance_upper_bound=NEAR_MM)[0]
+        tree = cKDTree(points[missing])
+        distance = tree.query(points[index], distance_upper_bound=NEAR_MM)[0]
+        opposite = tree.query(points[index] * [-1.0, 1.0, 1.0], distance_upper_bound=OPPOSITE_MM)[0]
         near = index[np.isfinite(distance)]
-        far = index[~np.isfinite(distance)]
+        other = index[~np.isfinite(distance) & np.isfinite(opposite)]
+        far = index[~np.isfinite(distance) & ~np.isfinite(opposite)]
     else:
-        near, far = index[:0], index
+        near, other, far = index[:0], index[:0], index
     if len(near) > KNOWN_NEAR:
         near = generator.permutation(near)[:KNOWN_NEAR]
     if len(far) > KNOWN_FAR:
         far = generator.permutation(far)[:KNOWN_FAR]
-    return np.sort(np.concatenate([near, far]))
+    if len(other) > KNOWN_OPPOSITE:
+        other = generator.permutation(other)[:KNOWN_OPPOSITE]
+    return np.sort(np.concatenate([near, other, far]))
 
 
 def _kernel(model: DomeModel, points: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -169,10 +176,15 @@ def _kernel(model: DomeModel, points: np.ndarray, a: np.ndarray, b: np.ndarray) 
     left = model.modes[:, :, a].reshape(len(model.modes), -1)
     right = model.modes[:, :, b].reshape(len(model.modes), -1)
     covariance = left.T @ right
-    squared = ((points[a] ** 2).sum(1)[:, None] + (points[b] ** 2).sum(1) - 2 * points[a] @ points[b].T).astype(np.float32)
+    reflected = points[b] * np.array([-1.0, 1.0, 1.0])
+    squared, across = (
+        ((points[a] ** 2).sum(1)[:, None] + (other**2).sum(1) - 2 * points[a] @ other.T).astype(np.float32)
+        for other in (points[b], reflected)
+    )
     size_a, size_b = len(a), len(b)
     for length, share, coupling in zip(model.lengths_mm, model.shares, model.couplings, strict=True):
-        local = share * np.exp(squared * np.float32(-0.5 / length**2))
+        narrow = np.float32(-0.5 / length**2)
+        local = share * (np.exp(squared * narrow) + model.mirroring * np.exp(across * narrow))
         for p in range(2):
             for q in range(2):
                 factor = 1.0 if p == q else coupling
@@ -182,7 +194,11 @@ def _kernel(model: DomeModel, points: np.ndarray, a: np.ndarray, b: np.ndarray) 
 
 
 def _prior_variance(model: DomeModel) -> np.ndarray:
-    return (model.modes**2).sum(0) + model.residual_mm**2
+    across = (2 * mean_points(model)[:, 0]) ** 2  # squared distance of a pixel to its mirror image
+    factor = 1.0 + sum(
+        share * model.mirroring * np.exp(-0.5 * across / length**2) for length, share in zip(model.lengths_mm, model.shares, strict=True)
+    )
+    return (model.modes**2).sum(0) + model.residual_mm**2 * factor
 
 
 def draw_numbers(model: DomeModel, generator: np.random.Generator) -> np.ndarray:
@@ -200,5 +216,7 @@ def prior_samples(model: DomeModel, draws: np.ndarray) -> np.ndarray:
         sigma = length / np.sqrt(2.0) / pixel_mm  # a kernel of length l is white noise blurred by l / sqrt(2)
         noise = ndimage.gaussian_filter(white[:, n], (0, 0, sigma, sigma)) * (2 * sigma * np.sqrt(np.pi))
         noise[:, 1] = coupling * noise[:, 0] + np.sqrt(1 - coupling**2) * noise[:, 1]
+        plus, minus = np.sqrt(1 + model.mirroring), np.sqrt(1 - model.mirroring)
+        noise = (plus + minus) / 2 * noise + (plus - minus) / 2 * noise[..., ::-1]
         deviations += np.sqrt(share) * noise[:, :, model.domain] * model.residual_mm
     return deviations

@@ -40,15 +40,22 @@ class Models:
 def load_models(device: torch.device, folder: Path = WEIGHTS) -> Models:
     """Loads and checks the bundled weights; raises FailedResult where they are missing or changed."""
     weights = open_weights(folder)
-    shape = weights.tensors("dome")
-    dome = DomeModel(
-        shape["domain"].numpy().astype(bool), shape["mean"].numpy(), shape["modes"].numpy(), shape["residual_mm"].numpy(),
-    )
     return Models(
-        weights.tensors("atlas")["atlas"].numpy(), dome, _ready(LookNetwork(), "look", weights, device),
+        atlas_of(weights), dome_of(weights), _ready(LookNetwork(), "look", weights, device),
         _ready(CompletionNetwork(), "completion", weights, device), _ready(VoxelizationNetwork(), "voxelization", weights, device),
         _ready(RefinementNetwork(), "refinement", weights, device), device, weights.digest,
     )
+
+
+def atlas_of(weights: WeightsFolder) -> np.ndarray:
+    """(K, J, I) float32, signed mm on ATLAS_GRID."""
+    return weights.tensors("atlas")["atlas"].numpy()
+
+
+def dome_of(weights: WeightsFolder) -> DomeModel:
+    """The shape model of the vault."""
+    shape = {name: tensor.numpy() for name, tensor in weights.tensors("dome").items()}
+    return DomeModel(shape["domain"].astype(bool), shape["mean"], shape["modes"], shape["residual_mm"])
 
 
 def _ready(network: N, name: str, weights: WeightsFolder, device: torch.device) -> N:

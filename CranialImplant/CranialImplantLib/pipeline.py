@@ -18,18 +18,18 @@ from MedShapeCore.volumes import spacing_of
 from scipy import ndimage
 from torch import Tensor
 
-from .baselines import HoleCase
+from .baselines import HoleCase, hole_case
 from .completion import Source, flow
 from .defect import Hole, Outline, choose_hole, find_holes, fine_outline, vault_bone
 from .dome import Dome, draw_numbers, posterior
 from .ensemble import ImplantEnsemble, build_ensemble_parts
-from .head import FIELD_LIMIT_MM, head_field
+from .head import FIELD_LIMIT_MM, HEAD_GRID, head_field
 from .look import head_centre, look, look_input, look_matrix, similarity_from_look
 from .models import Models, load_models
 from .notices import Notice
 from .options import ImplantOptions
-from .pose import ATLAS_GRID, MIRROR, HeadPose, bone_points, pose_from_similarity, register
-from .roi import NativeRegion, Patch, native_region, patch_around, roi_channels, surface_normals, surface_rays
+from .pose import ATLAS_GRID, HeadPose, bone_points, own_mirror, pose_from_similarity, register
+from .roi import NativeRegion, Patch, mirrored_structures, native_region, patch_around, roi_channels, surface_normals, surface_rays
 from .skull import Skull
 from .subtraction import implant_from_field
 from .vault import VAULT_MAP
@@ -71,6 +71,7 @@ class Located:
     """A skull in its head frame with its holes."""
 
     pose: HeadPose
+    mirror_head: np.ndarray  # (4, 4) reflection about the head's own symmetry plane, head frame
     field: np.ndarray  # signed mm on HEAD_GRID
     outer: np.ndarray  # (H, W) mm on VAULT_MAP
     inner: np.ndarray
@@ -87,6 +88,7 @@ class Prepared:
     outline: Outline
     patch: Patch
     channels: np.ndarray  # (6, D, H, W)
+    other_side: np.ndarray  # (D, H, W) signed mm, see mirrored_structures
     notices: tuple[Notice, ...]
 
 
@@ -224,7 +226,9 @@ def locate(skull: Skull, models: Models, progress: Progress = silent, clock: Clo
     opinion = ndimage.map_coordinates(missing, np.moveaxis(index, -1, 0), order=1, mode="constant", output=np.float32)
     holes = find_holes(bone, models.dome, opinion)
     clock.lap("hole")
-    return Located(pose, field, bone.outer, bone.inner, holes)
+    mirror = own_mirror(pose.to_head(points), field, HEAD_GRID)
+    clock.lap("symmetry")
+    return Located(pose, mirror, field, bone.outer, bone.inner, holes)
 
 
 def prepare(
@@ -238,7 +242,7 @@ def prepare(
     progress("guessing the dome", 0.32)
     gone = ndimage.binary_dilation(np.any([h.pixels for h in located.holes], 0), iterations=RIM_PIXELS)
     dome = posterior(
-        models.dome, np.where(gone, np.nan, located.outer), np.where(gone, np.nan, located.inner), gone & models.dome.domain, draws,
+        models.dome, np.where(gone, np.nan, located.outer), np.where(gone, np.nan, located.inner), gone, draws,
         np.random.default_rng(0),
     )
     clock.lap("first guess")
@@ -246,9 +250,10 @@ def prepare(
     if outline.missing.sum() < 100:
         raise FailedResult("no-outline", "The outline of the hole could not be found.", "Give a point in the middle of the defect.")
     patch = patch_around(outline, dome, hole.centre_head)
-    channels = roi_channels(located.field, MIRROR, dome, outline, patch)
+    channels = roi_channels(located.field, located.mirror_head, dome, outline, patch)
+    other_side = mirrored_structures(located.field, located.mirror_head, located.outer, located.inner, outline, patch)
     clock.lap("patch")
-    return Prepared(located, hole, dome, outline, patch, channels, tuple(notices))
+    return Prepared(located, hole, dome, outline, patch, channels, other_side, tuple(notices))
 
 
 def _place_head(options: ImplantOptions, pose: HeadPose) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -318,7 +323,7 @@ def refined_field(solid: np.ndarray, prepared: Prepared, models: Models, member:
     """Signed distance in mm, (D, H, W) on the patch grid, of the completed bone."""
     channels = torch.from_numpy(prepared.channels)[None].to(models.device)
     field = models.refinement(channels, torch.from_numpy(solid)[None, None].to(models.device), member)
-    return field[0, 0].float().cpu().numpy() * np.float32(FIELD_LIMIT_MM)
+    return np.minimum(field[0, 0].float().cpu().numpy() * np.float32(FIELD_LIMIT_MM), prepared.other_side)
 
 
 def native_field(field: np.ndarray, patch: Patch, region: NativeRegion, pose: HeadPose) -> np.ndarray:
@@ -326,6 +331,18 @@ def native_field(field: np.ndarray, patch: Patch, region: NativeRegion, pose: He
     native = np.full(region.bone.shape, FIELD_LIMIT_MM, np.float32)
     native[region.region] = patch.grid.sample(field, patch.from_head(region.points_head), FIELD_LIMIT_MM)
     return native
+
+
+def describe_hole(skull: Skull, options: ImplantOptions, models: Models | None = None) -> HoleCase:
+    """The hole that `generate_implants` would close, with all that the simple baselines need; `context` is (Prepared, Models)."""
+    models = models or load_models(torch.device("cpu"))
+    prepared = prepare(skull, options, models, None)
+    pose = prepared.located.pose
+    region = native_region(skull.mask, skull.ijk_to_lps, pose, prepared.outline, prepared.dome)
+    centre = prepared.hole.centre_head
+    outward = pose.lps_from_head[:3, :3] @ (centre / np.linalg.norm(centre))
+    mirror = pose.lps_from_head @ prepared.located.mirror_head @ pose.head_from_lps
+    return hole_case(skull, region.box, region.region, outward, pose.to_lps(centre[None])[0], mirror, (prepared, models))
 
 
 def run_report(

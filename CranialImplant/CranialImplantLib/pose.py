@@ -133,6 +133,17 @@ def register(
     return matrix, float(np.median(np.abs(distance[near]))) if near.any() else float("inf")
 
 
+def own_mirror(points_head: np.ndarray, field: np.ndarray, grid: Grid) -> np.ndarray:
+    """The reflection that lays a head's mirror image best onto the head itself: (4, 4), near MIRROR.
+
+    points_head : (n, 3) bone points; field : signed mm to bone on `grid`. A head is not quite symmetric about the atlas's plane; holes on
+    one side count as outliers.
+    """
+    matrix, _ = register(points_head, field, grid, MIRROR, with_scale=False, steps=25, clip_mm=6.0)
+    shift = np.abs(matrix[:3, 3]).max()
+    return matrix if shift < 12.0 else MIRROR.copy()
+
+
 def pose_from_similarity(matrix: np.ndarray, residual_mm: float) -> HeadPose:
     """Keeps millimetres: the head frame shares the atlas's origin and axes, but not its scale."""
     scale = float(np.cbrt(np.linalg.det(matrix[:3, :3])))

@@ -1,6 +1,6 @@
 """A network that sees the bone and one member's solid and gives the field whose zero set is the restored bone.
 
-It adds a bounded correction to the union of bone and member; a flag turns it into the deterministic network that starts from the
+It adds a correction to the union of bone and member that is bounded near the member's surface; a flag turns it into the deterministic network that starts from the
 first guess alone, with a wider bound (the baseline without diffusion).
 """
 
@@ -15,6 +15,8 @@ from .points import RAW_CHANNELS
 FIELD_MM = 6.0  # fields are divided by this
 MEMBER_BOUND_MM = 1.5  # how far a member's surface may be moved
 FREE_BOUND_MM = 5.0  # the same for the first guess
+FAR_BOUND_MM = 12.0  # where the solid is more than NEAR_MM away, other bone (orbital roof, arch) may be made or removed
+NEAR_MM = (2.5, 5.5)
 
 
 class RefinementNetwork(nn.Module):
@@ -30,6 +32,8 @@ class RefinementNetwork(nn.Module):
     def forward(self, channels: Tensor, solid: Tensor, member: bool) -> Tensor:
         flag = torch.full_like(solid, 1.0 if member else 0.0)
         base = torch.minimum(channels[:, :1], solid)
-        bound = (MEMBER_BOUND_MM if member else FREE_BOUND_MM) / FIELD_MM
+        near = (MEMBER_BOUND_MM if member else FREE_BOUND_MM) / FIELD_MM
+        far = ((solid.abs() * FIELD_MM - NEAR_MM[0]) / (NEAR_MM[1] - NEAR_MM[0])).clamp(0, 1) * (solid > 0)
+        bound = near + (FAR_BOUND_MM / FIELD_MM - near) * far
         change = depth_to_space(self.head(self.unet(torch.cat([channels.expand(len(solid), -1, -1, -1, -1), solid, flag], 1))))
         return base + bound * torch.tanh(change)

@@ -13,18 +13,20 @@ import numpy as np
 from MedShapeCore.volumes import Box, cropped_matrix, spacing_of
 from scipy.spatial.transform import Rotation
 
+from .contours import level_lines
 from .defect import FINE_MAP, Outline
-from .dome import Dome
+from .dome import Dome, extended
 from .head import FIELD_LIMIT_MM, HEAD_GRID
 from .pose import Grid, HeadPose
 from .vault import VAULT_MAP
 
 REGION_MM = 3.0  # an implant may reach this far beyond the outline (slanted rims)
-RADIAL_ROOM_MM = 14.0  # and this far above and below the dome
+ABOVE_MM, BELOW_MM = 16.0, 25.0  # and this far above and below the dome (arch, orbital roof)
 ROOM_MM = 12.0  # bone around the hole that the networks see
 ROI_STEP_MM = 2.0  # facts/benchmarks.md C7: the grid is not the limit at 2 mm
 ROI_MULTIPLE = 16
 RIM_REACH_MM = 1.5  # the implant's closed surface ends this far inside the bone
+SHELL_MM = 2.0
 FINE_ZOOM = VAULT_MAP.step_deg / FINE_MAP.step_deg
 
 
@@ -102,6 +104,22 @@ def roi_channels(field: np.ndarray, mirror_head: np.ndarray, dome: Dome, outline
     return np.concatenate([fields, wall[None], points[..., 1][None] / 100, points[..., 2][None] / 100]).astype(np.float32)
 
 
+def mirrored_structures(
+    field: np.ndarray, mirror_head: np.ndarray, outer: np.ndarray, inner: np.ndarray, outline: Outline, patch: Patch
+) -> np.ndarray:
+    """Signed mm, (D, H, W), to what the other side has within the outline that is no vault: orbital roof, sphenoid ridge, arch.
+
+    outer, inner : (H, W) mm, the measured maps. Bone counts as vault within SHELL_MM of them; that part is the dome's to restore.
+    """
+    points = patch.points_head()
+    reflected = points @ mirror_head[:3, :3].T.astype(np.float32) + mirror_head[:3, 3].astype(np.float32)
+    index, radius = VAULT_MAP.pixels(reflected)
+    shell = np.maximum(radius - VAULT_MAP.sample(extended(outer), index), VAULT_MAP.sample(extended(inner), index) - radius)
+    own_index, _ = VAULT_MAP.pixels(points)
+    mirrored = HEAD_GRID.sample(field, reflected, FIELD_LIMIT_MM)
+    return np.maximum(np.maximum(mirrored, SHELL_MM - shell), wall_distance(outline, own_index)).astype(np.float32)
+
+
 @dataclass(frozen=True)
 class SurfaceRays:
     """The implant's closed surface as points on rays: radius = inner + share * (outer - inner) along each direction."""
@@ -127,17 +145,15 @@ def surface_rays(outline: Outline, spacing_mm: float, generator: np.random.Gener
     row, column = np.meshgrid(np.arange(rows[0], rows[-1] + 1, step), np.arange(columns[0], columns[-1] + 1, step), indexing="ij")
     place = np.stack([row.ravel(), column.ravel()], -1)
     tables = []
-    for kind in (1, 2):
+    for table in (1, 2):
         moved = place + generator.uniform(-0.35, 0.35, place.shape) * step
         keep = FINE_MAP.sample(outline.distance_mm, moved, 99.0) < RIM_REACH_MM - 0.3
         # Pixels far from the vertex stand for less surface: thin them by sin(angle) / angle.
         polar = np.radians(np.hypot(*(moved - FINE_MAP.half).T) * FINE_MAP.step_deg)
         keep &= generator.random(len(moved)) < np.sinc(polar / np.pi)
-        tables.append((moved[keep], np.full(int(keep.sum()), kind)))
-    from skimage.measure import find_contours
-
+        tables.append((moved[keep], np.full(int(keep.sum()), table)))
     wall_place, wall_share = [], []
-    for contour in find_contours(outline.distance_mm, RIM_REACH_MM - 0.05):
+    for contour in level_lines(outline.distance_mm, RIM_REACH_MM - 0.05):
         lengths = np.r_[0, np.cumsum(np.linalg.norm(np.diff(contour, axis=0), axis=1))]
         count = max(8, int(lengths[-1] / step))
         at = np.linspace(0, lengths[-1], count, endpoint=False)
@@ -216,8 +232,8 @@ def native_region(mask: np.ndarray, ijk_to_lps: np.ndarray, pose: HeadPose, outl
     k, j, i = np.meshgrid(*axes, indexing="ij")
     map_index, radius = VAULT_MAP.pixels(np.stack([i, j, k], -1) @ to_head[:3, :3].T + to_head[:3, 3])
     near = wall_distance(outline, map_index) < REGION_MM
-    near &= radius < VAULT_MAP.sample(dome.outer, map_index) + RADIAL_ROOM_MM
-    near &= radius > VAULT_MAP.sample(dome.inner, map_index) - RADIAL_ROOM_MM
+    near &= radius < VAULT_MAP.sample(dome.outer, map_index) + ABOVE_MM
+    near &= radius > VAULT_MAP.sample(dome.inner, map_index) - BELOW_MM
     region = near.repeat(step[0], 0).repeat(step[1], 1).repeat(step[2], 2)[: bone.shape[0], : bone.shape[1], : bone.shape[2]]
     index_kji = np.argwhere(region)
     return NativeRegion(box, matrix, bone, region, index_kji[:, ::-1].astype(np.float32) @ to_head[:3, :3].T + to_head[:3, 3])

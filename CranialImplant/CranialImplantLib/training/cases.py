@@ -1,11 +1,12 @@
-"""Cases for the networks around the hole: a skull of the pack, bent and turned a little, with a random hole and its first guess.
+"""Cases for the networks around the hole: a skull of the pack, bent and turned a little, with a random hole.
 
-The first guess of a case comes from a shape model that never saw that skull (cross-fitting): otherwise the networks would
-learn to trust it more than they may.
+The first guess of a case comes from a shape model that never saw that skull (cross-fitting): otherwise the networks
+would learn to trust it more than they may.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,7 +18,7 @@ from scipy.spatial.transform import Rotation
 from ..defect import VaultBone, find_holes, fine_outline, vault_bone
 from ..dome import DomeModel, draw_numbers, fit_dome_model, posterior
 from ..head import FIELD_LIMIT_MM, HEAD_GRID
-from ..pose import MIRROR
+from ..pose import own_mirror
 from ..roi import patch_around, roi_channels, surface_normals, surface_rays
 from ..vault import VAULT_MAP, cast
 from .defects import Cutter, random_cutter
@@ -27,6 +28,10 @@ SAMPLES = 4  # draws of the dome's posterior kept with a case
 POINT_SPACING_MM = 2.0
 RIM_PIXELS = 2  # pixels around a hole whose radii measure the cut's edge, not the skull
 FOLDS = 4
+MIN_PIXELS = 150  # of a hole on the fine map, about 1.5 cm2
+MAX_VOXELS = 96 * 96 * 48  # of a patch: larger holes are too rare to pay for
+TRIES = 20
+CASE_FILES = "case_*.npz"
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,10 @@ class Case:
     guess_normals: np.ndarray  # (1 + SAMPLES, n, 3)
 
     def save(self, path: Path) -> None:
-        np.savez(path, **{f.name: getattr(self, f.name) for f in fields(self)})
+        """Writes an .npz file, whole or not at all: a training may be reading the folder."""
+        temporary = path.with_name("part_" + path.name)
+        np.savez(temporary, **{f.name: getattr(self, f.name) for f in fields(self)})
+        temporary.replace(path)
 
     @staticmethod
     def load(path: Path) -> Case:
@@ -52,7 +60,10 @@ class Case:
 
 
 def vault_domain(outer: np.ndarray) -> np.ndarray:
-    """Where the vault is: pixels at which nearly all complete skulls have bone at a similar place. outer (N, H, W) mm."""
+    """Where the vault is: pixels (H, W) at which nearly all complete skulls have bone at a similar place.
+
+    outer : (N, H, W) outer radius maps in mm, NaN where there is no bone.
+    """
     share = np.isfinite(outer).mean(0)
     with np.errstate(invalid="ignore"):
         deviation = np.where(share > 0.5, np.nanstd(np.where(share > 0.5, outer, 0.0), 0), np.inf)
@@ -65,7 +76,10 @@ def vault_domain(outer: np.ndarray) -> np.ndarray:
 
 
 def vault_maps(skulls: Iterable[PackedSkull], expected_mm: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Outer and inner radius maps (N, H, W) of packed skulls; two passes, the second passes over what is no vault."""
+    """Outer and inner radius maps (N, H, W) in mm of packed skulls, NaN where no bone.
+
+    Two passes: the second passes over bone that is far from where the vault is expected.
+    """
     fields_mm = [s.field.astype(np.float32) * QUANTUM_MM for s in skulls]
     directions = VAULT_MAP.directions()
     if expected_mm is None:
@@ -92,16 +106,16 @@ def folded_models(skulls: list[PackedSkull]) -> tuple[list[DomeModel], np.ndarra
 
 
 def bent_field(skull: PackedSkull, generator: np.random.Generator) -> np.ndarray:
-    """The skull's field after a small turn, stretch, smooth bending, mirroring and change of threshold, mm on HEAD_GRID."""
+    """The skull's field in mm on HEAD_GRID after a small turn, stretch, smooth bending, mirroring and threshold."""
     turn = Rotation.from_rotvec(np.radians(generator.normal(0, 1.5, 3))).as_matrix()
     stretch = np.exp(generator.normal(0, 0.025, 3) + generator.normal(0, 0.03))
     linear = (turn * (1 / stretch)).astype(np.float32)
     shift = generator.normal(0, 1.0, 3).astype(np.float32)
-    coarse = [ndimage.zoom(ndimage.gaussian_filter(generator.normal(size=(9, 11, 9)), 1.0), 3, order=1) for _ in range(3)]
-    points = HEAD_GRID.points()
-    shape = np.array(HEAD_GRID.shape)
-    bend = [ndimage.zoom((c / c.std() * generator.uniform(0, 2.2)).astype(np.float32), shape / c.shape, order=1) for c in coarse]
-    moved = points @ linear.T + shift + np.stack(bend, -1)
+    noise = [ndimage.gaussian_filter(generator.normal(size=(9, 11, 9)), 1.0) for _ in range(3)]
+    coarse = [ndimage.zoom(n, 3, order=1) for n in noise]
+    sized = [(c / c.std() * generator.uniform(0, 2.2)).astype(np.float32) for c in coarse]  # mm
+    bend = [ndimage.zoom(c, np.array(HEAD_GRID.shape) / c.shape, order=1) for c in sized]
+    moved = HEAD_GRID.points() @ linear.T + shift + np.stack(bend, -1)
     field = HEAD_GRID.sample(skull.field.astype(np.float32) * np.float32(QUANTUM_MM), moved, FIELD_LIMIT_MM)
     if generator.random() < 0.5:
         field = field[:, :, ::-1]
@@ -121,7 +135,7 @@ def cut_field(field: np.ndarray, cutter: Cutter) -> np.ndarray:
 
 
 def make_case(skull: PackedSkull, model: DomeModel, generator: np.random.Generator) -> Case | None:
-    """One case, or None where the random hole turned out unusable (too small, outside, or over a challenge skull's own hole)."""
+    """One case, or None where the random hole is of no use: too small, outside, or over the skull's own hole."""
     whole = bent_field(skull, generator)
     inside = np.ones(HEAD_GRID.shape, bool)
     true_bone = vault_bone(whole, inside, model)
@@ -137,14 +151,18 @@ def make_case(skull: PackedSkull, model: DomeModel, generator: np.random.Generat
     if not skull.complete and (gone & ~np.isfinite(true_bone.outer) & model.domain).sum() > 3:
         return None
     draws = np.stack([draw_numbers(model, generator) for _ in range(SAMPLES)])
-    dome = posterior(model, np.where(gone, np.nan, bone.outer), np.where(gone, np.nan, bone.inner), gone & model.domain, draws, generator)
+    known_outer, known_inner = (np.where(gone, np.nan, image) for image in (bone.outer, bone.inner))
+    dome = posterior(model, known_outer, known_inner, gone, draws, generator)
     outline = fine_outline(cut, dome, hole)
-    if outline.missing.sum() < 150:
+    if outline.missing.sum() < MIN_PIXELS:
         return None
     patch = patch_around(outline, dome, hole.centre_head)
-    if np.prod(patch.grid.shape) > 96 * 96 * 48:
+    if np.prod(patch.grid.shape) > MAX_VOXELS:
         return None
-    channels = roi_channels(cut, MIRROR, dome, outline, patch)
+    surface = np.argwhere(np.abs(cut) < HEAD_GRID.step / 2)
+    chosen = surface[generator.permutation(len(surface))[:3000]]
+    mirror = own_mirror(chosen[:, ::-1] * HEAD_GRID.step + np.array(HEAD_GRID.low), cut, HEAD_GRID)
+    channels = roi_channels(cut, mirror, dome, outline, patch)
     truth = HEAD_GRID.sample(whole, patch.points_head(), FIELD_LIMIT_MM) / FIELD_LIMIT_MM
     rays = surface_rays(outline, POINT_SPACING_MM, generator)
     turn = patch.head_from_patch[:3, :3].astype(np.float32)
@@ -153,27 +171,47 @@ def make_case(skull: PackedSkull, model: DomeModel, generator: np.random.Generat
         return patch.from_head(rays.points(outer, inner)), surface_normals(rays, outer, inner, POINT_SPACING_MM) @ turn
 
     true_points, true_normals = placed(true_bone.outer, true_bone.inner)
-    guesses = [placed(dome.outer, dome.inner), *[placed(dome.sample_outer[s], dome.sample_inner[s]) for s in range(SAMPLES)]]
+    guesses = [placed(dome.outer, dome.inner)]
+    guesses += [placed(outer, inner) for outer, inner in zip(dome.sample_outer, dome.sample_inner, strict=True)]
     return Case(
-        np.clip(channels, -8, 8).astype(np.float16), truth.astype(np.float16), np.asarray(patch.grid.low), rays.kind.astype(np.int8),
-        true_points.astype(np.float32), true_normals.astype(np.float32),
-        np.stack([g[0] for g in guesses]).astype(np.float32), np.stack([g[1] for g in guesses]).astype(np.float32),
+        channels=np.clip(channels, -8, 8).astype(np.float16),
+        truth=truth.astype(np.float16),
+        low=np.asarray(patch.grid.low),
+        kind=rays.kind.astype(np.int8),
+        true_points=true_points.astype(np.float32),
+        true_normals=true_normals.astype(np.float32),
+        guess_points=np.stack([points for points, _ in guesses]).astype(np.float32),
+        guess_normals=np.stack([normals for _, normals in guesses]).astype(np.float32),
     )
 
 
 def write_cases(skulls: list[PackedSkull], folder: Path, count: int, seed: int) -> int:
-    """Writes `count` cases as files case_SEED_N.npz; returns how many exist. Continues where an earlier call stopped."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes the cases 0 to `count` - 1 of a seed that are missing; returns how many files the folder has."""
     models, number = folded_models(skulls)
-    for n in range(count):
+    write_numbered_cases(skulls, models, number, folder, seed, range(count))
+    return len(list(folder.glob(CASE_FILES)))
+
+
+def write_numbered_cases(
+    skulls: list[PackedSkull], models: list[DomeModel], number: np.ndarray, folder: Path, seed: int,
+    wanted: Iterable[int], seconds: float = np.inf,
+) -> None:
+    """Writes the cases `wanted` as case_SEED_N.npz, without those that are there, until the time is over.
+
+    models, number : see folded_models. A number whose every try is of no use is left out.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    for n in wanted:
+        if time.monotonic() - start > seconds:
+            return
         path = folder / f"case_{seed}_{n}.npz"
         if path.exists():
             continue
         generator = np.random.default_rng([seed, n])
-        for _ in range(20):
+        for _ in range(TRIES):
             which = int(generator.integers(len(skulls)))
             case = make_case(skulls[which], models[number[which]], generator)
             if case is not None:
                 case.save(path)
                 break
-    return len(list(folder.glob("case_*.npz")))

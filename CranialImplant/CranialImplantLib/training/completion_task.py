@@ -10,15 +10,15 @@ from torch import Tensor, nn
 
 from ..completion import JITTER_MM, CompletionNetwork, Source
 from ..roi import ROI_STEP_MM
-from .case_source import CaseFolder, grid_tensor
+from .case_source import OUTLIER_MM, CaseFolder, grid_tensor
 from .pack import PackedSkull
-from .train import Task
+from .tasks import Task
 
 POINTS = 1500
-OUTLIER_MM = 12.0  # a ray's truth farther from the guess is another bone (orbit, arch)
 
 
 def task(skulls: list[PackedSkull], folder: Path) -> Task:
+    """The stage `completion`; `folder` has the cases, the skulls are not used."""
     source = CaseFolder(folder)
 
     def sample(generator: np.random.Generator) -> tuple[Tensor, ...]:
@@ -30,10 +30,16 @@ def task(skulls: list[PackedSkull], folder: Path) -> Task:
         member = 1 + int(np.argmin((gap[1:, good] ** 2).mean(1))) if good.any() else 1
         chosen = generator.permutation(len(true))[:POINTS]
         return (
-            grid_tensor(case.channels), grid_tensor(np.nan_to_num(true[chosen])), torch.from_numpy(good[chosen].astype(np.float32)),
-            grid_tensor(case.guess_points[member][chosen]), grid_tensor(case.guess_normals[member][chosen]),
-            grid_tensor(case.guess_points[0][chosen]), torch.from_numpy(case.kind[chosen].astype(np.int64)), grid_tensor(case.low),
-            torch.from_numpy(generator.normal(size=(len(chosen), 3)).astype(np.float32)), torch.tensor(generator.random(), dtype=torch.float32),
+            grid_tensor(case.channels),
+            grid_tensor(np.nan_to_num(true[chosen])),
+            grid_tensor(good[chosen]),
+            grid_tensor(case.guess_points[member][chosen]),
+            grid_tensor(case.guess_normals[member][chosen]),
+            grid_tensor(case.guess_points[0][chosen]),
+            torch.from_numpy(case.kind[chosen].astype(np.int64)),
+            grid_tensor(case.low),
+            grid_tensor(generator.normal(size=(len(chosen), 3))),
+            torch.tensor(generator.random(), dtype=torch.float32),
         )
 
     return Task(CompletionNetwork(), sample, completion_loss, batch=1, rate=2e-3)

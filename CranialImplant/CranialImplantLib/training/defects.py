@@ -1,7 +1,8 @@
 """Synthetic defects: smooth cutters in the head frame, negative where bone is taken away.
 
-Styles follow the public benchmarks and the clinic: boxes with drill holes at the corners (SkullFix), bilateral, fronto-orbital and
-parieto-temporal free forms (SkullBreak), irregular craniotomies with bevelled rims; 10 to 150 ml anywhere on the vault.
+Styles follow the public benchmarks and the clinic: boxes with drill holes at the corners (SkullFix), bilateral,
+fronto-orbital and parieto-temporal free forms (SkullBreak), irregular craniotomies with bevelled rims; 10 to 150 ml
+anywhere on the vault.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..vault import MapGrid
+
 STYLES = ("box", "ellipse", "free", "bilateral", "frontal", "temporal", "large")
-STYLE_SHARES = (0.3, 0.14, 0.22, 0.08, 0.1, 0.1, 0.06)
+STYLE_SHARES = (0.22, 0.1, 0.2, 0.08, 0.17, 0.17, 0.06)
+HALF_WIDTHS_MM = {"bilateral": (34, 56), "frontal": (20, 38), "temporal": (28, 48), "large": (48, 66)}
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,7 @@ class Cutter:
     centre: np.ndarray  # (3,) on the outer surface, head frame mm
     frame: np.ndarray  # (3, 3) rows: two tangents and the outward normal
     outline_mm: np.ndarray  # (A,) radius over the angle, equal steps
-    bevel: float  # change of the radius per mm along the normal
+    bevel: float  # share of the radius by which it grows per mm along the normal
     pegs: np.ndarray  # (n, 3) x, y, radius of drill holes in the tangent plane
     islands: np.ndarray  # (m, 3) pieces of bone left standing
 
@@ -45,11 +49,11 @@ class Cutter:
         return np.maximum(distance, np.maximum(z - 30.0, -34.0 - z)).astype(np.float32)
 
 
-def random_cutter(generator: np.random.Generator, outer_map_mm: np.ndarray, map_grid: object) -> Cutter:
-    """A random hole for a skull whose outer vault map (H, W) in mm is given."""
+def random_cutter(generator: np.random.Generator, outer_map_mm: np.ndarray, map_grid: MapGrid) -> Cutter:
+    """A random hole for a skull whose outer vault map (H, W) in mm is given, NaN where it has no bone."""
     style = str(generator.choice(STYLES, p=np.array(STYLE_SHARES) / sum(STYLE_SHARES)))
     direction = _direction(generator, style)
-    index, _ = map_grid.pixels(direction[None])  # type: ignore[attr-defined]
+    index, _ = map_grid.pixels(direction[None])
     row, column = np.clip(np.round(index[0]).astype(int), 0, outer_map_mm.shape[0] - 1)
     radius = outer_map_mm[row, column]
     if not np.isfinite(radius):
@@ -60,7 +64,10 @@ def random_cutter(generator: np.random.Generator, outer_map_mm: np.ndarray, map_
     tangent /= np.linalg.norm(tangent)
     turn = generator.uniform(0, 2 * np.pi) if style != "box" else generator.normal(0, 0.15)
     second = np.cross(normal, tangent)
-    frame = np.stack([np.cos(turn) * tangent + np.sin(turn) * second, -np.sin(turn) * tangent + np.cos(turn) * second, normal])
+    first, second = (
+        np.cos(turn) * tangent + np.sin(turn) * second, -np.sin(turn) * tangent + np.cos(turn) * second,
+    )  # fmt: skip
+    frame = np.stack([first, second, normal])
     outline, pegs = _outline(generator, style)
     islands = np.zeros((0, 3))
     if generator.random() < 0.04:
@@ -70,6 +77,7 @@ def random_cutter(generator: np.random.Generator, outer_map_mm: np.ndarray, map_
 
 
 def _direction(generator: np.random.Generator, style: str) -> np.ndarray:
+    """Unit vector (3,) in the head frame to the middle of a hole."""
     side = generator.choice([-1.0, 1.0])
     if style == "bilateral":
         base = np.array([generator.normal(0, 0.1), generator.uniform(-0.5, 0.5), 1.0])
@@ -87,8 +95,9 @@ def _direction(generator: np.random.Generator, style: str) -> np.ndarray:
 
 
 def _outline(generator: np.random.Generator, style: str, angles: int = 256) -> tuple[np.ndarray, np.ndarray]:
+    """Radius over the angle (angles,) in mm, and drill holes (n, 3)."""
     angle = np.arange(angles) * 2 * np.pi / angles
-    small, large = {"bilateral": (34, 56), "frontal": (20, 38), "temporal": (28, 48), "large": (48, 66)}.get(style, (14, 52))
+    small, large = HALF_WIDTHS_MM.get(style, (14, 52))
     a, b = generator.uniform(small, large), generator.uniform(small, large)
     ratio = 2.2
     b = float(np.clip(b, a / ratio, a * ratio))
@@ -101,6 +110,8 @@ def _outline(generator: np.random.Generator, style: str, angles: int = 256) -> t
     else:
         outline = a * b / np.hypot(b * np.cos(angle), a * np.sin(angle))
         if style != "ellipse":
-            wave = sum(generator.normal(0, 0.16 / n) * np.cos(n * angle + generator.uniform(0, 2 * np.pi)) for n in range(2, 9))
+            wave = np.zeros(angles)
+            for n in range(2, 9):
+                wave += generator.normal(0, 0.16 / n) * np.cos(n * angle + generator.uniform(0, 2 * np.pi))
             outline = outline * np.clip(1 + wave, 0.6, 1.5)
     return outline.astype(np.float32), pegs

@@ -16,13 +16,14 @@ from ..look import COORDINATE_MM, LOOK_SIZE, LOOK_STEP_MM, LookNetwork
 from ..vault import VAULT_MAP, cast
 from .defects import random_cutter
 from .pack import QUANTUM_MM, PackedSkull
-from .train import Task
+from .tasks import Task
 
 MAX_TURN_DEG = 45.0
 AIR_MM = 6.0
 
 
 def task(skulls: list[PackedSkull], folder: Path) -> Task:
+    """The stage `look`; it needs the skulls of the pack, `folder` is not used."""
     maps = [_outer_map(s) for s in skulls]
     own_holes = [None if s.complete else _own_hole(m) for s, m in zip(skulls, maps, strict=True)]
 
@@ -46,7 +47,10 @@ def _own_hole(outer_map: np.ndarray) -> np.ndarray:
 def look_sample(
     skull: PackedSkull, outer_map: np.ndarray, own_hole: np.ndarray | None, generator: np.random.Generator
 ) -> tuple[Tensor, ...]:
-    """Input (2, 64^3), missing occupancy (1, 64^3), its weight (1, 64^3), head coordinates (3, 32^3), their weight (1, 32^3)."""
+    """One look at a turned, scaled, cropped and cut head.
+
+    Input (2, 64^3), missing occupancy and its weight (1, 64^3), head coordinates (3, 32^3) and their weight (1, 32^3).
+    """
     flip = -1.0 if generator.random() < 0.5 else 1.0
     angle = generator.uniform(0, MAX_TURN_DEG if generator.random() < 0.7 else 8.0)
     axis = generator.normal(size=3)
@@ -111,12 +115,15 @@ def _cut_view(grid: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 
 def look_loss(network: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, float]]:
+    """Cross-entropy and soft Dice of the missing bone, mean error of the head coordinates where bone is."""
     channels, target, weight, coordinates, bone = batch
     logits, predicted = network(channels)
-    cross = F.binary_cross_entropy_with_logits(logits, target, weight * (1 + 9 * target), reduction="sum") / weight.sum()
+    rare = weight * (1 + 9 * target)  # few voxels of a head are missing
+    cross = F.binary_cross_entropy_with_logits(logits, target, rare, reduction="sum") / weight.sum()
     probability = torch.sigmoid(logits) * weight
     target = target * weight
     overlap = 2 * (probability * target).sum((1, 2, 3, 4)) + 5
     dice = (1 - overlap / (probability.sum((1, 2, 3, 4)) + target.sum((1, 2, 3, 4)) + 5)).mean()
     place = (((predicted - coordinates).abs() * (bone + 0.02)).sum() / ((bone + 0.02).sum() * 3)) * 10
-    return 10 * cross + dice + place, {"cross": float(cross.detach()), "dice": float(dice.detach()), "place_mm": float(place.detach()) * 10}
+    figures = {"cross": cross.detach(), "dice": dice.detach(), "place_mm": 10 * place.detach()}
+    return 10 * cross + dice + place, {name: float(value) for name, value in figures.items()}

@@ -1,4 +1,4 @@
-"""Training of the refinement: follow the member where the truth is bent, and start from the first guess where there is none."""
+"""Training of the refinement: follow the member where the truth is bent, start from the first guess without one."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from ..refinement import RefinementNetwork
 from ..roi import RIM_REACH_MM, ROI_STEP_MM
 from .case_source import CaseFolder, grid_tensor
 from .pack import PackedSkull
-from .train import Task
+from .tasks import Task
 
 CLIP_MM = 3.0  # errors of the field beyond this do not matter
 
 
 def task(skulls: list[PackedSkull], folder: Path) -> Task:
+    """The stage `refinement`; `folder` has the cases, the skulls are not used."""
     source = CaseFolder(folder)
 
     def sample(generator: np.random.Generator) -> tuple[Tensor, ...]:
@@ -31,17 +32,23 @@ def task(skulls: list[PackedSkull], folder: Path) -> Task:
         solid = channels[2]
         if member:
             # Another dome with the same rim is the truth; the member is that dome with a small error of its own.
-            truth = shifted(truth, rim_window(wall) * smooth_noise(generator, truth.shape[1:], generator.uniform(14, 30), abs(generator.normal(0, 1.0))))
-            error = smooth_noise(generator, truth.shape[1:], generator.uniform(4, 15), abs(generator.normal(0, 0.5)))
+            image = truth.shape[1:]
+            bend = smooth_noise(generator, image, generator.uniform(14, 30), abs(generator.normal(0, 1.0)))
+            truth = shifted(truth, rim_window(wall) * bend)
+            error = smooth_noise(generator, image, generator.uniform(4, 15), abs(generator.normal(0, 0.5)))
             thicker = np.float32(generator.normal(0, 0.2))
-            solid = np.maximum(shifted(truth, np.broadcast_to(error, truth.shape)) + thicker / FIELD_LIMIT_MM, (wall - RIM_REACH_MM) / FIELD_LIMIT_MM)
+            moved = shifted(truth, np.broadcast_to(error, truth.shape)) + thicker / FIELD_LIMIT_MM
+            solid = np.maximum(moved, (wall - RIM_REACH_MM) / FIELD_LIMIT_MM)
             solid = np.clip(solid + generator.normal(0, 0.02, solid.shape), -1, 1)
-        return (grid_tensor(channels), grid_tensor(solid[None]), grid_tensor(truth[None]), torch.tensor(float(member)))
+        flag = torch.tensor(float(member))
+        return grid_tensor(channels), grid_tensor(solid[None]), grid_tensor(truth[None]), flag
 
     return Task(RefinementNetwork(), sample, refinement_loss, batch=1, rate=1.5e-3)
 
 
-def smooth_noise(generator: np.random.Generator, shape: tuple[int, ...], length_mm: float, size_mm: float) -> np.ndarray:
+def smooth_noise(
+    generator: np.random.Generator, shape: tuple[int, ...], length_mm: float, size_mm: float
+) -> np.ndarray:
     """(H, W) smooth random shift in mm of standard deviation `size_mm`, the same along the patch's normal."""
     noise = ndimage.gaussian_filter(generator.normal(size=shape), length_mm / ROI_STEP_MM, mode="wrap")
     return (noise / max(noise.std(), 1e-6) * size_mm).astype(np.float32)
@@ -79,4 +86,4 @@ def refinement_loss(network: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tens
     first = torch.sigmoid(-base / width) * zone
     start = 1 - (2 * (first * true).sum() + 1) / ((first**2).sum() + (true**2).sum() + 1)
     name = "member" if float(member[0]) > 0.5 else "free"
-    return error + 2 * dice, {f"{name}_dice": float(dice.detach()), f"{name}_start": float(start), name: 1.0}
+    return error + 2 * dice, {f"{name}_dice": float(dice.detach()), f"{name}_start": float(start)}

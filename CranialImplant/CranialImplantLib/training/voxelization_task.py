@@ -14,7 +14,7 @@ from ..roi import RIM_REACH_MM, ROI_STEP_MM
 from ..voxelization import VoxelizationNetwork, indicator
 from .case_source import CaseFolder, filled_truth, grid_tensor
 from .pack import PackedSkull
-from .train import Task
+from .tasks import Task
 
 EDGE_MM = 2.0  # of the target's step
 BAND_MM = 6.0
@@ -22,6 +22,7 @@ MAX_POINTS = 5000
 
 
 def task(skulls: list[PackedSkull], folder: Path) -> Task:
+    """The stage `voxelization`; `folder` has the cases, the skulls are not used."""
     source = CaseFolder(folder)
 
     def sample(generator: np.random.Generator) -> tuple[Tensor, ...]:
@@ -31,8 +32,8 @@ def task(skulls: list[PackedSkull], folder: Path) -> Task:
         closed = np.maximum(case.truth.astype(np.float32) * FIELD_LIMIT_MM, wall - RIM_REACH_MM)
         given_normals = normals
         kind = generator.random()
-        if kind > 0.3:  # noised points; some of them on the way from a dome sample, as an imperfect generator leaves them
-            if kind > 0.65:
+        if kind > 0.3:  # noised points
+            if kind > 0.65:  # on the way from a dome sample, as an imperfect generator leaves them
                 member = int(generator.integers(len(case.guess_points)))
                 share = generator.uniform(0.6, 1.0)
                 points = case.guess_points[member] + share * (points - case.guess_points[member])
@@ -41,8 +42,12 @@ def task(skulls: list[PackedSkull], folder: Path) -> Task:
         chosen = generator.permutation(len(points))[:MAX_POINTS]
         scale = len(points) / len(chosen)
         return (
-            grid_tensor(case.channels), grid_tensor(points[chosen]), grid_tensor(given_normals[chosen] * scale),
-            torch.from_numpy(case.kind[chosen].astype(np.int64)), grid_tensor(case.low), grid_tensor(closed),
+            grid_tensor(case.channels),
+            grid_tensor(points[chosen]),
+            grid_tensor(given_normals[chosen] * scale),
+            torch.from_numpy(case.kind[chosen].astype(np.int64)),
+            grid_tensor(case.low),
+            grid_tensor(closed),
         )
 
     return Task(VoxelizationNetwork(), sample, voxelization_loss, batch=1, rate=1e-3)
@@ -57,5 +62,6 @@ def voxelization_loss(network: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Te
     target = 0.5 * torch.tanh(closed / EDGE_MM)
     weight = (closed.abs() < BAND_MM).to(field.dtype)
     loss = ((field - target) ** 2 * weight).sum() / weight.sum().clamp_min(1)
-    wrong = (((field < 0) != (closed < 0)) * (closed.abs() > ROI_STEP_MM / 2) * weight).sum() / weight.sum().clamp_min(1)
+    clear = weight * (closed.abs() > ROI_STEP_MM / 2)
+    wrong = (((field < 0) != (closed < 0)) * clear).sum() / weight.sum().clamp_min(1)
     return 10 * loss, {"wrong_sign": float(wrong)}

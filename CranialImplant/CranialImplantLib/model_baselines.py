@@ -1,0 +1,67 @@
+"""The two learned baselines beside mirror and thin plate: a PCA shape model fitted to the bone, and the network without diffusion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from MedShapeCore.volumes import spacing_of
+from scipy import linalg, ndimage
+
+from . import baselines
+from .baselines import HoleCase
+from .dome import DomeModel, extended
+from .models import Models
+from .pipeline import RIM_PIXELS, Prepared, native_field, refined_field
+from .pose import HeadPose
+from .roi import NativeRegion, shell_field
+from .subtraction import implant_from_field
+
+
+def pca_maps(model: DomeModel, outer: np.ndarray, inner: np.ndarray, hole: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Outer and inner radius maps (H, W) in mm of the mean plus the modes that fit the known bone best (ridge regression)."""
+    known = np.isfinite(outer) & np.isfinite(inner) & ~hole
+    use = known[model.domain]
+    values = (np.stack([outer[model.domain], inner[model.domain]]) - model.mean)[:, use].reshape(-1)
+    weights = 1.0 / model.residual_mm[:, use].reshape(-1) ** 2
+    part = model.modes[:, :, use].reshape(len(model.modes), -1)
+    code = linalg.solve((part * weights) @ part.T + np.eye(len(part)), (part * weights) @ values, assume_a="pos")
+    fitted = model.mean + np.tensordot(code, model.modes, 1)
+    maps = []
+    for channel, measured in enumerate((outer, inner)):
+        image = np.where(hole, np.nan, measured).astype(np.float32)
+        image[model.domain & hole] = fitted[channel][hole[model.domain]]
+        maps.append(extended(image))
+    return maps[0], maps[1]
+
+
+def _pca(hole: HoleCase) -> np.ndarray:
+    prepared, models = _context(hole)
+    located = prepared.located
+    gone = ndimage.binary_dilation(prepared.hole.pixels, iterations=RIM_PIXELS)
+    outer, inner = pca_maps(models.dome, located.outer, located.inner, gone)
+    field = np.full(hole.region.shape, 6.0, np.float32)
+    field[hole.region] = shell_field(outer, inner, prepared.outline, region_points(hole, located.pose))
+    return implant_from_field(field, hole.bone, hole.region, spacing_of(hole.ijk_to_lps))
+
+
+def _network(hole: HoleCase) -> np.ndarray:
+    prepared, models = _context(hole)
+    field = refined_field(prepared.channels[2], prepared, models, member=False)
+    pose = prepared.located.pose
+    region = NativeRegion(hole.box, hole.ijk_to_lps, hole.bone, hole.region, region_points(hole, pose))
+    native = native_field(field, prepared.patch, region, pose)
+    return implant_from_field(native, hole.bone, hole.region, spacing_of(hole.ijk_to_lps))
+
+
+def region_points(hole: HoleCase, pose: HeadPose) -> np.ndarray:
+    """(n, 3) float32 head-frame points of the region's voxels, in the order of the mask."""
+    to_head = (pose.head_from_lps @ hole.ijk_to_lps).astype(np.float32)
+    return np.argwhere(hole.region)[:, ::-1].astype(np.float32) @ to_head[:3, :3].T + to_head[:3, 3]
+
+
+def _context(hole: HoleCase) -> tuple[Prepared, Models]:
+    return hole.context  # type: ignore[return-value]
+
+
+BASELINES: dict[str, Callable[[HoleCase], np.ndarray]] = baselines.BASELINES | {"pca": _pca, "network": _network}

@@ -1,0 +1,97 @@
+"""What is made from the pack before the networks are trained: the cases around holes, and the dome's shape model."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from MedShapeCore.errors import FailedResult, RefusedInput
+from safetensors.torch import save_file
+
+from ..dome import DomeModel, fit_dome_model
+from .cases import CASE_FILES, folded_models, vault_domain, vault_maps, write_numbered_cases
+from .pack import PackedSkull
+
+MIN_COMPLETE = 20  # a quarter fewer, each also mirrored, must carry the shape model's 24 modes
+TELL_SECONDS = 20.0
+
+
+def enough_complete(skulls: list[PackedSkull]) -> list[PackedSkull]:
+    """The complete skulls; refuses where they are too few for a shape model."""
+    complete = [s for s in skulls if s.complete]
+    if len(complete) < MIN_COMPLETE:
+        raise RefusedInput(
+            "few-skulls", f"The pack has {len(complete)} complete skulls to train on; {MIN_COMPLETE} are needed.",
+            "Pack more skulls without a hole.",
+        )  # fmt: skip
+    return complete
+
+
+def spread_cases(
+    skulls: list[PackedSkull], folder: Path, minutes: float, seed: int = 0, processes: int | None = None,
+    progress: Callable[[str], None] = print,
+) -> Path:
+    """Writes cases into `folder` for `minutes`, in several processes (None = one per processor core).
+
+    Case number n depends on the skulls, the seed and n alone; a later call goes on with the numbers that are missing,
+    whatever the number of processes.
+    """
+    start = time.monotonic()
+    enough_complete(skulls)
+    models, number = folded_models(skulls)
+    folder.mkdir(parents=True, exist_ok=True)
+    left = 60 * minutes - (time.monotonic() - start)
+    count = processes or os.cpu_count() or 1
+    # A fork shares the skulls (700 MB for 170) with the processes; where it is not safe they are sent to each of them.
+    context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    shared = (skulls, models, number, folder, seed)
+    workers = [context.Process(target=_work, args=(*shared, n, count, left), daemon=True) for n in range(count)]
+    try:
+        for worker in workers:
+            worker.start()
+        while any(worker.is_alive() for worker in workers):
+            told = time.monotonic()
+            for worker in workers:
+                worker.join(max(0.0, told + TELL_SECONDS - time.monotonic()))
+            progress(f"cases seconds={time.monotonic() - start:.0f} files={len(list(folder.glob(CASE_FILES)))}")
+    finally:
+        for worker in workers:
+            if worker.is_alive():
+                worker.kill()  # files are written whole or not at all
+    if any(worker.exitcode for worker in workers):
+        raise FailedResult("cases", "Making the cases ended early; see the messages above.")
+    return folder
+
+
+def _work(
+    skulls: list[PackedSkull], models: list[DomeModel], number: np.ndarray, folder: Path, seed: int, first: int,
+    step: int, seconds: float,
+) -> None:
+    write_numbered_cases(skulls, models, number, folder, seed, itertools.count(first, step), seconds)
+
+
+def save_dome(skulls: list[PackedSkull], path: Path) -> Path:
+    """Fits the shape model to the complete skulls and writes it as safetensors."""
+    outer, inner = vault_maps(enough_complete(skulls))
+    model = fit_dome_model(outer, inner, vault_domain(outer))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(dome_tensors(model), path)
+    return path
+
+
+def dome_tensors(model: DomeModel) -> dict[str, torch.Tensor]:
+    """The shape model as tensors; deviations in half precision, whose steps stay below 0.02 mm up to 32 mm."""
+    return {
+        "domain": torch.from_numpy(model.domain.astype(np.uint8)),
+        "mean": torch.from_numpy(model.mean.astype(np.float32)),
+        "modes": torch.from_numpy(model.modes.astype(np.float16)),
+        "residual_mm": torch.from_numpy(model.residual_mm.astype(np.float16)),
+    }
