@@ -1,7 +1,8 @@
 """Where bone is missing: holes as blobs of the vault map, confirmed by the whole-head look, and their exact outline.
 
-A ray from the middle of the braincase that meets no bone within the vault is a missing pixel. Natural openings lie outside the
-model's domain; what is left of chance is told from a real hole by its size and by the look network's opinion.
+A ray from the middle of the braincase that meets no bone within the vault is a missing pixel. Natural openings lie
+outside the model's domain; what is left of chance is told from a real hole by its size and by the look network's
+opinion.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ MIN_AREA_CM2 = 3.0  # smaller gaps are burr holes, sutures or thin bone
 SURE_AREA_CM2 = 6.0  # from here on a hole needs no support by the look: complete skulls show none
 MIN_SUPPORT = 0.1
 SUNKEN_MM = 8.0  # below the domain a ray is missing where its bone lies this much deeper than on the other side
+POINT_REACH_MM = 25.0  # how far from a hole the user's point may lie
+BOX_REACH_MM = 10.0  # and the user's box
 FINE_MAP = MapGrid(192, 2.0 / 3.0)  # the outline: 1 mm between pixels
+HALF_THICKNESS_MM = 3.0  # of the vault
 BONE_SHARE = 0.5  # a fine ray is missing when less of its expected bone is there
 
 
@@ -46,7 +50,11 @@ class VaultBone:
 
 
 def vault_bone(field: np.ndarray, inside: np.ndarray, model: DomeModel) -> VaultBone:
-    """Casts the vault map through the bone field (signed mm on HEAD_GRID)."""
+    """Casts the vault map through the bone.
+
+    field : signed mm to bone on HEAD_GRID; inside : bool on HEAD_GRID, the part that was scanned. The expected outer
+    surface is the model's mean, scaled to the bone that is there; without bone it is the mean.
+    """
     directions = VAULT_MAP.directions()
     mean = np.full(model.domain.shape, np.nan, np.float32)
     mean[model.domain] = model.mean[0]
@@ -55,12 +63,13 @@ def vault_bone(field: np.ndarray, inside: np.ndarray, model: DomeModel) -> Vault
     ratio = np.nanmedian((coarse / filled[::4, ::4])[model.domain[::4, ::4]]) if np.isfinite(coarse).any() else 1.0
     expected = filled * float(np.clip(np.nan_to_num(ratio, nan=1.0), 0.7, 1.3))
     outer, inner = cast(field, HEAD_GRID, directions, expected)
-    seen = HEAD_GRID.sample(inside.astype(np.float32), (directions * (expected - 3.0)[..., None]).astype(np.float32), 0.0) > 0.5
+    middle = (directions * (expected - HALF_THICKNESS_MM)[..., None]).astype(np.float32)
+    seen = HEAD_GRID.sample(inside.astype(np.float32), middle, 0.0) > 0.5
     return VaultBone(outer, inner, expected, seen)
 
 
 def find_holes(bone: VaultBone, model: DomeModel, missing_probability: np.ndarray) -> list[Hole]:
-    """All holes of the vault, largest first.
+    """All holes of the vault, largest first; none gives an empty list.
 
     missing_probability : (H, W) on VAULT_MAP, the look's opinion in the bone along each ray.
     """
@@ -86,9 +95,10 @@ def find_holes(bone: VaultBone, model: DomeModel, missing_probability: np.ndarra
 
 
 def with_lower_part(pixels: np.ndarray, bone: VaultBone, domain: np.ndarray) -> np.ndarray:
-    """The hole's pixels and those below the model's domain (orbital roof, temporal fossa) that are missing beside the other side.
+    """A hole's pixels and, joined to them, those below the model's domain where only the other side has bone.
 
-    There no expectation holds for all heads, but the head's own other side tells what should be there.
+    There (orbital roof, temporal fossa) no expectation holds for all heads, but the head's own other side tells what
+    should be there. pixels, domain : (H, W) bool; returns (H, W) bool.
     """
     other = bone.outer[:, ::-1]
     with np.errstate(invalid="ignore"):
@@ -104,39 +114,53 @@ def choose_hole(
 ) -> tuple[Hole, list[Notice]]:
     """The hole to close: the largest, or the one the user means.
 
-    point_head : (3,) a point in or near it; box_head : (n, 3) points that fill the user's box. Raises RefusedInput.
+    number : 1 = largest; point_head : (3,) mm, a point in or near it; box_head : (n, 3) mm, points that fill the
+    user's box. A point goes before a box, a box before a number.
+    Raises RefusedInput where there is no hole, none at the point or in the box, or no such number.
     """
     if not holes:
         raise RefusedInput(
             "no-hole", f"This skull has no hole in the vault larger than {MIN_AREA_CM2:.0f} cm2.",
-            "Give a point or a region at the defect; a skull whose hole was closed by a segmentation program must be segmented again.",
+            "Give a point or a region at the defect; a skull whose hole was closed by a segmentation program must be "
+            "segmented again.",
         )
     if point_head is not None:
         distance = [_distance_mm(h, point_head[None]) for h in holes]
-        if min(distance) > 25.0:
-            raise RefusedInput("no-hole-there", f"There is no hole within 25 mm of the given point; the nearest is {min(distance):.0f} mm away.",
-                               "Place the point in the middle of the defect.")
+        if min(distance) > POINT_REACH_MM:
+            raise RefusedInput(
+                "no-hole-there",
+                f"There is no hole within {POINT_REACH_MM:.0f} mm of the given point; the nearest is "
+                f"{min(distance):.0f} mm away.",
+                "Place the point in the middle of the defect.",
+            )
         return holes[int(np.argmin(distance))], []
     if box_head is not None:
         distance = [_distance_mm(h, box_head) for h in holes]
-        if min(distance) > 10.0:
-            raise RefusedInput("no-hole-there", "There is no hole in the given region.", "Draw the region around the defect.")
-        near = [h for h, d in zip(holes, distance, strict=True) if d <= 10.0]
+        if min(distance) > BOX_REACH_MM:
+            raise RefusedInput(
+                "no-hole-there", "There is no hole in the given region.", "Draw the region around the defect."
+            )
+        near = [h for h, d in zip(holes, distance, strict=True) if d <= BOX_REACH_MM]
         return near[0], []
     if number is not None:
         if number > len(holes):
-            raise RefusedInput("hole-number", f"Hole {number} was asked for, but {len(holes)} were found.", "Choose a smaller number.")
+            found = "1 hole was" if len(holes) == 1 else f"{len(holes)} holes were"
+            raise RefusedInput(
+                "hole-number", f"Hole {number} was asked for, but only {found} found.", "Choose a smaller number."
+            )
         return holes[number - 1], []
     notices = []
     if len(holes) > 1:
         areas = ", ".join(f"{h.area_cm2:.0f}" for h in holes)
-        notices.append(Notice("several-holes", f"{len(holes)} holes were found ({areas} cm2); the largest is closed.",
-                              "Choose another one by its number, a point or a region."))
+        notices.append(Notice(
+            "several-holes", f"{len(holes)} holes were found ({areas} cm2); the largest is closed.",
+            "Choose another one by its number, a point or a region.",
+        ))
     return holes[0], notices
 
 
 def _distance_mm(hole: Hole, points_head: np.ndarray) -> float:
-    """Least distance of points (n, 3) to the hole's expected surface."""
+    """Least distance in mm of points (n, 3) to the hole's expected surface."""
     directions = VAULT_MAP.directions()[hole.pixels]
     radius = float(np.linalg.norm(hole.centre_head))
     surface = directions * radius
@@ -145,18 +169,21 @@ def _distance_mm(hole: Hole, points_head: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Outline:
-    """The hole at 1 mm on FINE_MAP, and a first closed surface for it."""
+    """The hole at about 1 mm on FINE_MAP."""
 
     missing: np.ndarray  # (H, W) bool on FINE_MAP: rays without their bone
     distance_mm: np.ndarray  # (H, W) float32, signed mm along the surface to the outline, negative inside
 
 
 def fine_outline(field: np.ndarray, dome: Dome, hole: Hole) -> Outline:
-    """The rays of FINE_MAP in and around the hole along which the expected bone is missing."""
+    """The rays of FINE_MAP in and around the hole along which the expected bone is missing.
+
+    field : signed mm to bone on HEAD_GRID. `missing` is all False where no such ray is found.
+    """
     around = ndimage.binary_dilation(hole.pixels, iterations=4)
     zoom = VAULT_MAP.step_deg / FINE_MAP.step_deg
-    rows, columns = np.meshgrid(*[(np.arange(n) - FINE_MAP.half) / zoom + VAULT_MAP.half for n in FINE_MAP.shape], indexing="ij")
-    index = np.stack([rows, columns], -1)
+    axes = [(np.arange(n) - FINE_MAP.half) / zoom + VAULT_MAP.half for n in FINE_MAP.shape]
+    index = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
     wanted = VAULT_MAP.sample(around.astype(np.float32), index, 0.0) > 0.5
     outer = VAULT_MAP.sample(dome.outer, index[wanted])
     inner = VAULT_MAP.sample(dome.inner, index[wanted])

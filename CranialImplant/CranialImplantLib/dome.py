@@ -1,8 +1,8 @@
 """A statistical first guess of the missing dome: a Gaussian process over the vault map, and honest samples from it.
 
-Prior: outer and inner radius over the directions = mean + modes of many registered skulls and their mirror images + a local
-residual with a Gaussian kernel. Posterior given the bone around the hole: exact regression on the known pixels; samples by
-Matheron's rule (draw from the prior, then correct by the regression of what it misses at the known pixels).
+Prior: outer and inner radius over the directions = mean + modes of many registered skulls and their mirror images + a
+local residual with a Gaussian kernel. Posterior given the bone around the hole: exact regression on the known pixels;
+samples by Matheron's rule (draw from the prior, then correct by the regression of what it misses at the known pixels).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import linalg, ndimage
+from scipy.spatial import cKDTree
 
 from .vault import VAULT_MAP
 
@@ -33,12 +34,7 @@ class DomeModel:
     couplings: tuple[float, float] = (0.8, 0.3)  # correlation of outer and inner residual
     mirroring: float = 0.7  # correlation of the residual with that of the other side
     noise_mm: float = 0.2  # of a measured radius
-    inflation: float = 2.5  # of the posterior deviation: measured on skulls the model never saw, few skulls make it too sure
-
-    @property
-    def pixels(self) -> np.ndarray:
-        """(P, 2) row and column of the domain's pixels."""
-        return np.argwhere(self.domain)
+    inflation: float = 2.5  # of the posterior deviation, measured on unseen skulls: few skulls make a model too sure
 
 
 @dataclass(frozen=True)
@@ -47,15 +43,18 @@ class Dome:
 
     outer: np.ndarray
     inner: np.ndarray
-    deviation: np.ndarray  # posterior standard deviation of the outer radius
+    deviation: np.ndarray  # (H, W) posterior standard deviation of the outer radius, 0 where measured
     sample_outer: np.ndarray  # (S, H, W)
     sample_inner: np.ndarray  # (S, H, W)
 
 
-def fit_dome_model(outer: np.ndarray, inner: np.ndarray, domain: np.ndarray, modes: int = 24, rounds: int = 4) -> DomeModel:
-    """Learns the prior from maps (N, H, W) with NaN where unknown; each map is also used mirrored.
+def fit_dome_model(
+    outer: np.ndarray, inner: np.ndarray, domain: np.ndarray, modes: int = 40, rounds: int = 4
+) -> DomeModel:
+    """Learns the prior from radius maps (N, H, W) in mm with NaN where unknown; each map is also used mirrored.
 
-    Missing pixels are filled by the model itself and the fit repeated (expectation-maximisation on the linear model).
+    domain : (H, W) bool, symmetric, every pixel known in some map; modes < 2 N. Missing pixels are filled by the
+    model itself and the fit repeated (expectation-maximisation on the linear model).
     """
     both = np.stack([outer, inner], 1)  # (N, 2, H, W)
     both = np.concatenate([both, both[..., ::-1]])
@@ -73,7 +72,8 @@ def fit_dome_model(outer: np.ndarray, inner: np.ndarray, domain: np.ndarray, mod
         loading = basis * deviation[:, None]
         for n in np.flatnonzero(~known.all(1)):
             part = loading[:, known[n]]
-            code = linalg.solve(part @ part.T + 0.5 * np.eye(modes), part @ (data[n, known[n]] - mean[known[n]]), assume_a="pos")
+            seen = part @ (data[n, known[n]] - mean[known[n]])
+            code = linalg.solve(part @ part.T + 0.5 * np.eye(modes), seen, assume_a="pos")
             filled[n] = np.where(known[n], data[n], mean + code @ loading)
     residual = centred - (centred @ basis.T) @ basis
     # The sample residual is too small by the degrees of freedom the modes took.
@@ -81,10 +81,14 @@ def fit_dome_model(outer: np.ndarray, inner: np.ndarray, domain: np.ndarray, mod
     size = int(domain.sum())
     spread = np.sqrt((residual**2).mean(0)).reshape(2, size) * shrink
     smooth = np.stack([_smooth_on(domain, s) for s in spread])
-    return DomeModel(domain, mean.reshape(2, size).astype(np.float32), loading.reshape(-1, 2, size).astype(np.float32), smooth.astype(np.float32))
+    return DomeModel(
+        domain, mean.reshape(2, size).astype(np.float32), loading.reshape(-1, 2, size).astype(np.float32),
+        smooth.astype(np.float32),
+    )
 
 
 def _smooth_on(domain: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Values (P,) of the domain's pixels, averaged with their neighbours within the domain."""
     image = np.zeros(domain.shape)
     image[domain] = values
     weight = ndimage.gaussian_filter(domain.astype(float), 2.0)
@@ -98,9 +102,9 @@ def posterior(
     """Regresses the whole map on what is known outside the hole.
 
     outer, inner : (H, W) mm, NaN = unknown; hole : (H, W) bool, pixels to restore (never used as known);
-    draws : (S, Q + 4 H W) standard normal numbers of S samples (see `draw_numbers`), None = no samples.
+    draws : (S, Q + 4 H W) standard normal numbers of S samples (see `draw_numbers`), None = no samples;
+    generator : thins the known pixels. No hole gives the maps as they are, no known pixel the prior.
     """
-    pixels = model.pixels
     points = mean_points(model)  # (P, 3) mm
     finite = np.isfinite(outer[model.domain]) & np.isfinite(inner[model.domain])
     missing = hole[model.domain]
@@ -121,7 +125,7 @@ def posterior(
     place = np.flatnonzero(model.domain.ravel())[wanted]
 
     def image(flat: np.ndarray, measured: np.ndarray) -> np.ndarray:
-        """A whole map: restored pixels, below the domain the other side, else measured ones, and where none is the nearest."""
+        """A whole map: restored pixels (below the domain the other side's), else measured ones, else the nearest."""
         out = np.where(hole, np.where(model.domain, np.nan, measured[:, ::-1]), measured).astype(np.float32)
         out.ravel()[place] = flat
         return extended(out)
@@ -133,12 +137,13 @@ def posterior(
         moved = estimate + model.inflation * (samples[:, :, wanted] - correction.reshape(len(draws), 2, -1))
         sample_maps = np.stack([[image(m[0], outer), image(m[1], inner)] for m in moved])
     return Dome(
-        image(estimate[0], outer), image(estimate[1], inner), image(deviation[0], np.zeros_like(outer)), sample_maps[:, 0], sample_maps[:, 1]
+        image(estimate[0], outer), image(estimate[1], inner), image(deviation[0], np.zeros_like(outer)),
+        sample_maps[:, 0], sample_maps[:, 1],
     )
 
 
 def extended(image: np.ndarray) -> np.ndarray:
-    """NaN pixels take the value of the nearest known pixel."""
+    """A map (H, W) whose NaN pixels have the value of the nearest known pixel; as it is where none is known."""
     index = ndimage.distance_transform_edt(~np.isfinite(image), return_distances=False, return_indices=True)
     return image[tuple(index)]
 
@@ -148,12 +153,15 @@ def mean_points(model: DomeModel) -> np.ndarray:
     return VAULT_MAP.directions()[model.domain] * model.mean[0][:, None]
 
 
-def _choose_known(points: np.ndarray, usable: np.ndarray, missing: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Indices of known pixels: those near the hole first, the rest thinned at random."""
+def _choose_known(
+    points: np.ndarray, usable: np.ndarray, missing: np.ndarray, generator: np.random.Generator
+) -> np.ndarray:
+    """Indices of the known pixels to use: near the hole, opposite it, and far, each thinned at random to its number.
+
+    points : (P, 3) mm; usable, missing : (P,) bool.
+    """
     index = np.flatnonzero(usable)
     if missing.any():
-        from scipy.spatial import cKDTree
-
         tree = cKDTree(points[missing])
         distance = tree.query(points[index], distance_upper_bound=NEAR_MM)[0]
         opposite = tree.query(points[index] * [-1.0, 1.0, 1.0], distance_upper_bound=OPPOSITE_MM)[0]
@@ -188,15 +196,18 @@ def _kernel(model: DomeModel, points: np.ndarray, a: np.ndarray, b: np.ndarray) 
         for p in range(2):
             for q in range(2):
                 factor = 1.0 if p == q else coupling
-                covariance[p * size_a:(p + 1) * size_a, q * size_b:(q + 1) * size_b] += (
-                    factor * model.residual_mm[p, a][:, None] * model.residual_mm[q, b]) * local
+                covariance[p * size_a : (p + 1) * size_a, q * size_b : (q + 1) * size_b] += (
+                    factor * model.residual_mm[p, a][:, None] * model.residual_mm[q, b]
+                ) * local
     return covariance
 
 
 def _prior_variance(model: DomeModel) -> np.ndarray:
+    """(2, P) mm^2, the diagonal of the kernel."""
     across = (2 * mean_points(model)[:, 0]) ** 2  # squared distance of a pixel to its mirror image
     factor = 1.0 + sum(
-        share * model.mirroring * np.exp(-0.5 * across / length**2) for length, share in zip(model.lengths_mm, model.shares, strict=True)
+        share * model.mirroring * np.exp(-0.5 * across / length**2)
+        for length, share in zip(model.lengths_mm, model.shares, strict=True)
     )
     return (model.modes**2).sum(0) + model.residual_mm**2 * factor
 
@@ -207,7 +218,10 @@ def draw_numbers(model: DomeModel, generator: np.random.Generator) -> np.ndarray
 
 
 def prior_samples(model: DomeModel, draws: np.ndarray) -> np.ndarray:
-    """(S, 2, P) deviations from the mean: modes plus smooth local noise of the kernel's length."""
+    """(S, 2, P) deviations from the mean in mm: modes plus smooth local noise of the kernels' lengths.
+
+    draws : (S, Q + 4 H W) standard normal numbers.
+    """
     modes = len(model.modes)
     deviations = (draws[:, :modes] @ model.modes.reshape(modes, -1)).reshape(len(draws), 2, -1)
     white = draws[:, modes:].reshape(len(draws), 2, 2, *model.domain.shape)

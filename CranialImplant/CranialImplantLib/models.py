@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from MedShapeCore.errors import FailedResult
+from MedShapeCore.errors import FailedResult, RefusedInput
 from MedShapeCore.weights import WeightsFolder, open_weights
 from torch import nn
 
@@ -19,8 +19,8 @@ from .refinement import RefinementNetwork
 from .voxelization import VoxelizationNetwork
 
 WEIGHTS = Path(__file__).parent / "weights"
+ENOUGH_GB = 4.0  # free memory of a graphics card from which on `auto` takes it
 N = TypeVar("N", bound=nn.Module)
-NETWORKS = ("look", "completion", "voxelization", "refinement")
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,33 @@ class Models:
     voxelization: VoxelizationNetwork
     refinement: RefinementNetwork
     device: torch.device
-    digest: str
+    digest: str  # of all weights, for the report
+
+
+def choose_device(wanted: str) -> tuple[torch.device, str]:
+    """The device for auto, cpu or cuda, and the reason in words; RefusedInput where cuda is asked for in vain."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise RefusedInput("no-cuda", "No CUDA device is available to PyTorch here.", "Choose auto or cpu.")
+    if wanted != "cpu" and torch.cuda.is_available():
+        free_gb = torch.cuda.mem_get_info()[0] / 2**30
+        if wanted == "cuda" or free_gb > ENOUGH_GB:
+            return torch.device("cuda"), f"{torch.cuda.get_device_name()}, {free_gb:.0f} GB free"
+        return torch.device("cpu"), f"The graphics card has only {free_gb:.1f} GB free; the processor is used."
+    return torch.device("cpu"), "processor" if wanted == "cpu" else "No CUDA device was found; the processor is used."
 
 
 def load_models(device: torch.device, folder: Path = WEIGHTS) -> Models:
     """Loads and checks the bundled weights; raises FailedResult where they are missing or changed."""
     weights = open_weights(folder)
     return Models(
-        atlas_of(weights), dome_of(weights), _ready(LookNetwork(), "look", weights, device),
-        _ready(CompletionNetwork(), "completion", weights, device), _ready(VoxelizationNetwork(), "voxelization", weights, device),
-        _ready(RefinementNetwork(), "refinement", weights, device), device, weights.digest,
+        atlas=atlas_of(weights),
+        dome=dome_of(weights),
+        look=_ready(LookNetwork(), "look", weights, device),
+        completion=_ready(CompletionNetwork(), "completion", weights, device),
+        voxelization=_ready(VoxelizationNetwork(), "voxelization", weights, device),
+        refinement=_ready(RefinementNetwork(), "refinement", weights, device),
+        device=device,
+        digest=weights.digest,
     )
 
 
@@ -59,8 +76,10 @@ def dome_of(weights: WeightsFolder) -> DomeModel:
 
 
 def _ready(network: N, name: str, weights: WeightsFolder, device: torch.device) -> N:
+    """The network with its weights, for inference on a device; FailedResult where they are not its own."""
     try:
         network.load_state_dict(weights.tensors(name))
     except RuntimeError as error:
-        raise FailedResult("weights-architecture", f"The weights of {name} do not fit the network.", str(error)[:200]) from error
+        message = f"The weights of {name} do not fit the network."
+        raise FailedResult("weights-architecture", message, str(error)[:200]) from error
     return network.to(device).eval().requires_grad_(False)

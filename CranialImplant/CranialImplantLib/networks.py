@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 
 class Unit(nn.Module):
-    """Convolution, group normalisation, SiLU."""
+    """Convolution, group normalisation, SiLU: (B, inputs, D, H, W) -> (B, outputs, D, H, W)."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -39,12 +39,11 @@ def depth_to_space(x: Tensor) -> Tensor:
 class UNet3d(nn.Module):
     """Features at half resolution from a grid at full resolution.
 
-    (B, inputs, D, H, W) with D, H, W multiples of 2^(levels) -> (B, widths[0], D/2, H/2, W/2), two units per level.
+    (B, inputs, D, H, W) with D, H, W multiples of 2^len(widths) -> (B, widths[0], D/2, H/2, W/2), two units a level.
     """
 
     def __init__(self, inputs: int, widths: tuple[int, ...]) -> None:
         super().__init__()
-        self.multiple = 2 ** len(widths)
         self.stem = nn.Conv3d(8 * inputs, widths[0], 1)
         self.down = nn.ModuleList()
         for n, width in enumerate(widths):

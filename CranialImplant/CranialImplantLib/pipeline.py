@@ -20,16 +20,25 @@ from torch import Tensor
 
 from .baselines import HoleCase, hole_case
 from .completion import Source, flow
-from .defect import Hole, Outline, choose_hole, find_holes, fine_outline, vault_bone
+from .defect import HALF_THICKNESS_MM, Hole, Outline, choose_hole, find_holes, fine_outline, vault_bone
 from .dome import Dome, draw_numbers, posterior
 from .ensemble import ImplantEnsemble, build_ensemble_parts
 from .head import FIELD_LIMIT_MM, HEAD_GRID, head_field
 from .look import head_centre, look, look_input, look_matrix, similarity_from_look
-from .models import Models, load_models
+from .models import Models, choose_device, load_models
 from .notices import Notice
 from .options import ImplantOptions
 from .pose import ATLAS_GRID, HeadPose, bone_points, own_mirror, pose_from_similarity, register
-from .roi import NativeRegion, Patch, mirrored_structures, native_region, patch_around, roi_channels, surface_normals, surface_rays
+from .roi import (
+    NativeRegion,
+    Patch,
+    mirrored_structures,
+    native_region,
+    patch_around,
+    roi_channels,
+    surface_normals,
+    surface_rays,
+)
 from .skull import Skull
 from .subtraction import implant_from_field
 from .vault import VAULT_MAP
@@ -101,9 +110,9 @@ def generate_implants(
 ) -> ImplantEnsemble:
     """Several implants for one hole of a skull, their mean, variance and agreement.
 
-    progress(stage, fraction, event) is told the share of the work that is done, and the surface of the first member when it is
-    there; what it raises (Cancelled) ends the run. Raises RefusedInput where there is no hole to close and FailedResult where no
-    implant could be made.
+    progress(stage, fraction, event) is told the share of the work that is done, and the surface of the first member
+    when it is there; what it raises (Cancelled) ends the run. Raises RefusedInput where there is no hole to close and
+    FailedResult where no implant could be made.
     """
     clock = Clock()
     progress("loading the networks", 0.0)
@@ -118,18 +127,6 @@ def generate_implants(
         return _generate(skull, options, progress, load_models(cpu), clock, note)
 
 
-def choose_device(wanted: str) -> tuple[torch.device, str]:
-    """The device of a run and the reason in words."""
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise RefusedInput("no-cuda", "No CUDA device is available to PyTorch here.", "Choose auto or cpu.")
-    if wanted != "cpu" and torch.cuda.is_available():
-        free_gb = torch.cuda.mem_get_info()[0] / 2**30
-        if wanted == "cuda" or free_gb > 4.0:
-            return torch.device("cuda"), f"{torch.cuda.get_device_name()}, {free_gb:.0f} GB free"
-        return torch.device("cpu"), f"The graphics card has only {free_gb:.1f} GB free; the processor is used."
-    return torch.device("cpu"), "processor" if wanted == "cpu" else "No CUDA device was found; the processor is used."
-
-
 def _generate(
     skull: Skull, options: ImplantOptions, progress: Progress, models: Models, clock: Clock, device_note: str
 ) -> ImplantEnsemble:
@@ -139,7 +136,8 @@ def _generate(
     prepared = prepare(skull, options, models, draws, progress, clock)
     region = native_region(skull.mask, skull.ijk_to_lps, prepared.located.pose, prepared.outline, prepared.dome)
     if not region.region.any():
-        raise FailedResult("no-room", "The hole lies at the border of the scan; there is no room for an implant.", "Pad or rescan.")
+        message = "The hole lies at the border of the scan; there is no room for an implant."
+        raise FailedResult("no-room", message, "Pad or rescan.")
     clock.lap("region")
     fields: list[np.ndarray] = []
     implants: list[np.ndarray] = []
@@ -167,7 +165,8 @@ def _generate(
     report["pairwise_dsc"] = np.round(parts.pairwise_dsc, 4).tolist()
     return ImplantEnsemble(
         skull=skull, box=region.box, implants=np.stack(implants), mean=parts.mean, variance=parts.variance,
-        agreement=parts.agreement, ranking=parts.ranking, checks=parts.checks, mean_report=parts.mean_report, spread=parts.spread,
+        agreement=parts.agreement, ranking=parts.ranking, checks=parts.checks, mean_report=parts.mean_report,
+        spread=parts.spread,
         notices=(*skull.warnings, *prepared.notices, *parts.notices), report=report,
     )
 
@@ -185,8 +184,8 @@ def member_event(number: int, implant: np.ndarray, region: NativeRegion) -> dict
 def member_draws(models: Models, seed: int, members: int) -> np.ndarray:
     """Random numbers of the dome samples, one row a member: the middle first, then pairs of opposites.
 
-    Member 1 is the most likely dome; members 2 and 3, 4 and 5, ... mirror each other's deviation, so that few members already have
-    the right mean (antithetic sampling, Hammersley and Morton 1956). Row k depends on the seed and k alone.
+    Member 1 is the most likely dome; members 2 and 3, 4 and 5, ... mirror each other's deviation, so that few members
+    already have the right mean (antithetic sampling, Hammersley and Morton 1956). Row k depends on seed and k alone.
     """
     rows = []
     for n in range(members):
@@ -196,7 +195,9 @@ def member_draws(models: Models, seed: int, members: int) -> np.ndarray:
 
 
 def locate(skull: Skull, models: Models, progress: Progress = silent, clock: Clock | None = None) -> Located:
-    """Pose and holes of a skull. Raises RefusedInput where the bone is no skull."""
+    """Pose and holes of a skull. Raises RefusedInput where there is no bone or the bone is no skull."""
+    if not skull.mask.any():
+        raise RefusedInput("empty", f"{skull.name} is empty: no voxel is set.", "Choose the segment of the skull.")
     clock = clock or Clock()
     progress("looking at the whole head", 0.04)
     centre = head_centre(skull.mask, skull.ijk_to_lps)
@@ -210,8 +211,10 @@ def locate(skull: Skull, models: Models, progress: Progress = silent, clock: Clo
     matrix, residual = register(points, models.atlas, ATLAS_GRID, start)
     pose = pose_from_similarity(matrix, residual)
     if residual > WORST_RESIDUAL_MM or not 0.6 < pose.scale < 1.6:
+        known = np.isfinite(residual) and 0.1 < pose.scale < 10
+        fit = f" (misfit {residual:.1f} mm, size {pose.scale:.2f} of a mean head)" if known else ""
         raise RefusedInput(
-            "not-a-skull", f"The bone does not look like a skull (misfit {residual:.1f} mm, size {pose.scale:.2f} of an average head).",
+            "not-a-skull", f"The bone does not look like a skull{fit}.",
             "Choose the segment of the skull; check the voxel size.",
         )
     clock.lap("pose")
@@ -220,7 +223,7 @@ def locate(skull: Skull, models: Models, progress: Progress = silent, clock: Clo
     clock.lap("head field")
     progress("finding the hole", 0.28)
     bone = vault_bone(field, inside, models.dome)
-    rays = VAULT_MAP.directions() * (bone.expected - 3.0)[..., None]
+    rays = VAULT_MAP.directions() * (bone.expected - HALF_THICKNESS_MM)[..., None]
     look_index = np.linalg.inv(frame) @ pose.lps_from_head
     index = (rays @ look_index[:3, :3].T + look_index[:3, 3])[..., ::-1]
     opinion = ndimage.map_coordinates(missing, np.moveaxis(index, -1, 0), order=1, mode="constant", output=np.float32)
@@ -248,7 +251,8 @@ def prepare(
     clock.lap("first guess")
     outline = fine_outline(located.field, dome, hole)
     if outline.missing.sum() < 100:
-        raise FailedResult("no-outline", "The outline of the hole could not be found.", "Give a point in the middle of the defect.")
+        message = "The outline of the hole could not be found."
+        raise FailedResult("no-outline", message, "Give a point in the middle of the defect.")
     patch = patch_around(outline, dome, hole.centre_head)
     channels = roi_channels(located.field, located.mirror_head, dome, outline, patch)
     other_side = mirrored_structures(located.field, located.mirror_head, located.outer, located.inner, outline, patch)
@@ -278,7 +282,8 @@ class MemberPoints:
 
 
 def missing_points(
-    prepared: Prepared, options: ImplantOptions, models: Models, steps: int, quality: Quality, progress: Progress = silent
+    prepared: Prepared, options: ImplantOptions, models: Models, steps: int, quality: Quality,
+    progress: Progress = silent,
 ) -> MemberPoints:
     """The missing surface of every member by conditional point diffusion, all members as one batch."""
     dome, patch = prepared.dome, prepared.patch
@@ -288,7 +293,8 @@ def missing_points(
     points = np.stack([patch.from_head(rays.points(*m)) for m in maps])
     normals = np.stack([surface_normals(rays, *m, quality.spacing_mm) @ turn for m in maps])
     mean_points = patch.from_head(rays.points(dome.outer, dome.inner))[None]
-    noise = np.stack([np.random.default_rng([options.seed, n, 7]).standard_normal(points.shape[1:]) for n in range(len(points))])
+    generators = [np.random.default_rng([options.seed, n, 7]) for n in range(len(points))]
+    noise = np.stack([generator.standard_normal(points.shape[1:]) for generator in generators])
 
     def tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(models.device)
@@ -297,20 +303,27 @@ def missing_points(
     kind = torch.from_numpy(rays.kind.astype(np.int64)).to(models.device)
     source = Source(tensor(points), tensor(normals), kind, tensor(mean_points), low, patch.grid.step)
     channels = tensor(prepared.channels)[None]
-    moved = flow(models.completion, channels, source, tensor(noise), steps, lambda share: progress("placing the missing points", 0.36 + 0.14 * share))
+    moved = flow(
+        models.completion, channels, source, tensor(noise), steps,
+        lambda share: progress("placing the missing points", 0.36 + 0.14 * share),
+    )
     return MemberPoints(moved, tensor(normals), source.kind, low)
 
 
 @torch.inference_mode()
 def member_solid(points: MemberPoints, member: int, prepared: Prepared, models: Models, quality: Quality) -> np.ndarray:
-    """Signed distance / 6 mm, (D, H, W) on the patch grid, of one member's closed solid (voxelization network and DPSR)."""
+    """Signed distance / 6 mm, (D, H, W) float32 on the patch grid, of one member's closed solid.
+
+    member : counted from 0. The voxelization network orients its points, DPSR makes them a solid.
+    """
     grid = prepared.patch.grid
     channels = torch.from_numpy(prepared.channels)[None].to(models.device)
     chosen = slice(member, member + 1)
     moved, oriented = models.voxelization(
         channels, points.points[chosen], points.normals[chosen], points.kind, points.low, grid.step)
-    fine = tuple(int(round((n - 1) * grid.step / quality.solve_mm)) + 1 for n in grid.shape)
-    solved = indicator(moved, oriented, points.low, fine, quality.solve_mm)[0].float().cpu().numpy()  # type: ignore[arg-type]
+    depth, height, width = (int(round((n - 1) * grid.step / quality.solve_mm)) + 1 for n in grid.shape)
+    fine = (depth, height, width)
+    solved = indicator(moved, oriented, points.low, fine, quality.solve_mm)[0].float().cpu().numpy()
     distance = zero_set_distance(solved, (quality.solve_mm,) * 3, FIELD_LIMIT_MM)
     if fine != grid.shape:
         place = np.meshgrid(*[np.arange(n) * grid.step / quality.solve_mm for n in grid.shape], indexing="ij")
@@ -334,7 +347,10 @@ def native_field(field: np.ndarray, patch: Patch, region: NativeRegion, pose: He
 
 
 def describe_hole(skull: Skull, options: ImplantOptions, models: Models | None = None) -> HoleCase:
-    """The hole that `generate_implants` would close, with all that the simple baselines need; `context` is (Prepared, Models)."""
+    """The hole that `generate_implants` would close, with all that the simple baselines need.
+
+    Its context is (Prepared, Models). Raises what `prepare` raises.
+    """
     models = models or load_models(torch.device("cpu"))
     prepared = prepare(skull, options, models, None)
     pose = prepared.located.pose
@@ -342,11 +358,13 @@ def describe_hole(skull: Skull, options: ImplantOptions, models: Models | None =
     centre = prepared.hole.centre_head
     outward = pose.lps_from_head[:3, :3] @ (centre / np.linalg.norm(centre))
     mirror = pose.lps_from_head @ prepared.located.mirror_head @ pose.head_from_lps
-    return hole_case(skull, region.box, region.region, outward, pose.to_lps(centre[None])[0], mirror, (prepared, models))
+    centre_lps = pose.to_lps(centre[None])[0]
+    return hole_case(skull, region.box, region.region, outward, centre_lps, mirror, (prepared, models))
 
 
 def run_report(
-    skull: Skull, options: ImplantOptions, models: Models, prepared: Prepared, steps: int, clock: Clock, device_note: str
+    skull: Skull, options: ImplantOptions, models: Models, prepared: Prepared, steps: int, clock: Clock,
+    device_note: str,
 ) -> dict:
     """What a report needs besides the ensemble's own figures."""
     pose, hole = prepared.located.pose, prepared.hole
@@ -356,14 +374,18 @@ def run_report(
         "versions": {"medshapegen": __version__, "torch": torch.__version__, "numpy": np.__version__},
         "weights": models.digest,
         "seconds": dict(clock.seconds),
-        "pose": {"head_from_lps": pose.head_from_lps.round(5).tolist(), "scale": round(pose.scale, 4), "misfit_mm": round(pose.residual_mm, 3)},
+        "pose": {
+            "head_from_lps": pose.head_from_lps.round(5).tolist(), "scale": round(pose.scale, 4),
+            "misfit_mm": round(pose.residual_mm, 3),
+        },
         "hole": {
             "area_cm2": round(hole.area_cm2, 1), "centre_lps": pose.to_lps(hole.centre_head[None])[0].round(1).tolist(),
-            "side": side_of(hole.centre_head), "support": round(hole.support, 3), "found": [round(h.area_cm2, 1) for h in prepared.located.holes],
+            "side": side_of(hole.centre_head), "support": round(hole.support, 3),
+            "found": [round(h.area_cm2, 1) for h in prepared.located.holes],
         },
     }
 
 
 def side_of(centre_head: np.ndarray) -> str:
-    """left, right or middle."""
+    """left, right or middle, for a head-frame point (3,) in mm."""
     return "middle" if abs(centre_head[0]) < 15 else ("left" if centre_head[0] > 0 else "right")

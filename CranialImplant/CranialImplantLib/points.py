@@ -1,4 +1,4 @@
-"""Points and grids of one patch: reading features at points, pooling points into cells, and the two point networks' common body."""
+"""Points and grids of one patch: reading features at points, pooling points into cells, the point networks' body."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .networks import Unit, UNet3d
+from .networks import UNet3d, Unit
 
 CELL = 4  # edge of a pooling cell in ROI voxels
 RAW_CHANNELS = 6
 
 
 def grid_sample_points(grid: Tensor, index_xyz: Tensor) -> Tensor:
-    """Trilinear values of (B, C, D, H, W) at (B, N, 3) continuous voxel indices in x, y, z order -> (B, N, C); border clamped."""
+    """Trilinear values of (B, C, D, H, W) at continuous voxel indices (B, N, 3) in x, y, z order: (B, N, C).
+
+    Beyond the border the border's value.
+    """
     size = torch.tensor([grid.shape[4], grid.shape[3], grid.shape[2]], dtype=index_xyz.dtype, device=index_xyz.device)
     place = (index_xyz + 0.5) / size * 2 - 1
     values = F.grid_sample(grid, place[:, :, None, None], mode="bilinear", padding_mode="border", align_corners=False)
@@ -23,15 +26,21 @@ def grid_sample_points(grid: Tensor, index_xyz: Tensor) -> Tensor:
 
 
 def pool_points(features: Tensor, cell: Tensor, cells: int) -> Tensor:
-    """Mean of (B, N, C) over the points of each of `cells` cells, (B, cells, C); empty cells are 0. cell : (B, N) integer."""
-    total = torch.zeros(features.shape[0], cells, features.shape[2] + 1, dtype=features.dtype, device=features.device)
+    """Mean of (B, N, C) over the points of each of `cells` cells: (B, cells, C); empty cells are 0.
+
+    cell : (B, N) int64, the cell of every point.
+    """
+    total = features.new_zeros(features.shape[0], cells, features.shape[2] + 1)
     ones = torch.ones_like(features[..., :1])
     total.scatter_add_(1, cell[..., None].expand(-1, -1, total.shape[2]), torch.cat([features, ones], 2))
     return total[..., :-1] / total[..., -1:].clamp_min(1.0)
 
 
 class BoneEncoder(nn.Module):
-    """Features of the bone around the hole at twice the ROI's step, computed once per case: (1, 6, D, H, W) -> (1, C, D/2, ..)."""
+    """Features of the bone around the hole at twice the ROI's step, computed once per case.
+
+    (1, 6, D, H, W) -> (1, C, D/2, H/2, W/2).
+    """
 
     def __init__(self, widths: tuple[int, ...] = (32, 48, 64)) -> None:
         super().__init__()
@@ -43,7 +52,10 @@ class BoneEncoder(nn.Module):
 
 
 class Exchange(nn.Module):
-    """Lets the points of a patch see each other through a coarse grid."""
+    """Lets the points of a patch see each other through a coarse grid.
+
+    h (B, N, width), index_xyz (B, N, 3) continuous voxels, shape (D, H, W) of the patch grid -> (B, N, width).
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -66,15 +78,16 @@ class PointBody(nn.Module):
 
     def __init__(self, encoder_width: int, own: int, width: int = 64, rounds: int = 2) -> None:
         super().__init__()
-        self.first = nn.Sequential(nn.Linear(encoder_width + RAW_CHANNELS + own, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.first = nn.Sequential(
+            nn.Linear(encoder_width + RAW_CHANNELS + own, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
+        )
         self.rounds = nn.ModuleList(Exchange(width) for _ in range(rounds))
 
     def forward(self, encoded: Tensor, channels: Tensor, index_xyz: Tensor, own: Tensor) -> Tensor:
         """encoded (1, C, D/2, H/2, W/2), channels (1, 6, D, H, W), index_xyz and own (B, N, .) -> (B, N, width)."""
-        batch = index_xyz.shape[0]
-        flat = index_xyz.reshape(1, -1, 3)
-        near = torch.cat([grid_sample_points(encoded, (flat - 0.5) / 2), grid_sample_points(channels, flat)], 2).reshape(batch, index_xyz.shape[1], -1)
-        h = self.first(torch.cat([near, own], 2))
+        flat = index_xyz.reshape(1, -1, 3)  # (1, B N, 3): one case, however many members
+        near = torch.cat([grid_sample_points(encoded, (flat - 0.5) / 2), grid_sample_points(channels, flat)], 2)
+        h = self.first(torch.cat([near.reshape(*index_xyz.shape[:2], -1), own], 2))
         for exchange in self.rounds:
             h = exchange(h, index_xyz, tuple(channels.shape[2:]))  # type: ignore[arg-type]
         return h

@@ -1,7 +1,7 @@
 """Where the head is: a rigid head frame found by registering bone to a symmetric atlas.
 
-The head frame is x to the left, y to the back, z up, in mm, with its origin in the middle of the braincase; x = 0 is the
-symmetry plane. The atlas is the mean signed distance of many registered skulls and of their mirror images.
+The head frame is x to the left, y to the back, z up, in mm, with its origin in the middle of the braincase; x = 0 is
+the symmetry plane. The atlas is the mean signed distance of many registered skulls and of their mirror images.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ class Grid:
 
     def points(self) -> np.ndarray:
         """(K, J, I, 3) head-frame points of all voxels, float32."""
-        axes = [np.float32(lo) + np.float32(self.step) * np.arange(n, dtype=np.float32)
-                for lo, n in zip(self.low, self.shape[::-1], strict=True)]
+        axes = [
+            np.float32(low) + np.float32(self.step) * np.arange(n, dtype=np.float32)
+            for low, n in zip(self.low, self.shape[::-1], strict=True)
+        ]
         z, y, x = np.meshgrid(axes[2], axes[1], axes[0], indexing="ij")
         return np.stack([x, y, z], -1)
 
@@ -35,7 +37,7 @@ class Grid:
         return ((points_head - np.asarray(self.low, points_head.dtype)) / self.step)[..., ::-1]
 
     def sample(self, array: np.ndarray, points_head: np.ndarray, outside: float, order: int = 1) -> np.ndarray:
-        """Values of `array` on this grid at head-frame points (..., 3), float32."""
+        """Values (...) float32 of `array` (K, J, I) at points (..., 3) of the grid's frame; `outside` beyond it."""
         index = np.moveaxis(self.kji(points_head), -1, 0)
         return ndimage.map_coordinates(array, index, order=order, mode="constant", cval=outside, output=np.float32)
 
@@ -50,27 +52,26 @@ class HeadPose:
     head_from_lps: np.ndarray  # (4, 4), rotation and translation only
     scale: float  # size of the head / size of the atlas
     residual_mm: float  # median distance of the used bone points to the atlas surface
-    mirror_head: np.ndarray = None  # type: ignore[assignment]  # (4, 4) reflection about the head's own symmetry plane
-
-    def __post_init__(self) -> None:
-        if self.mirror_head is None:
-            object.__setattr__(self, "mirror_head", MIRROR)
 
     @property
     def lps_from_head(self) -> np.ndarray:
+        """(4, 4), the inverse of head_from_lps."""
         return np.linalg.inv(self.head_from_lps)
 
     def to_head(self, points_lps: np.ndarray) -> np.ndarray:
+        """(n, 3) points in LPS mm -> (n, 3) in the head frame."""
         return points_lps @ self.head_from_lps[:3, :3].T + self.head_from_lps[:3, 3]
 
     def to_lps(self, points_head: np.ndarray) -> np.ndarray:
+        """(n, 3) points in the head frame -> (n, 3) in LPS mm."""
         return (points_head - self.head_from_lps[:3, 3]) @ self.head_from_lps[:3, :3]
 
 
 def procrustes(source: np.ndarray, target: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """Similarity target = scale * R @ source + t with least weighted squares (Umeyama 1991).
 
-    source, target : (n, 3); weights : (n,). Returns R (3, 3), t (3,), scale.
+    source, target : (n, 3) mm, at least three points that are not on a line; weights : (n,), not all zero.
+    Returns R (3, 3) without reflection, t (3,) mm, scale.
     """
     w = weights / weights.sum()
     a, b = w @ source, w @ target
@@ -97,8 +98,9 @@ def register(
 ) -> tuple[np.ndarray, float]:
     """Moves points onto the zero set of a signed distance field: robust Gauss-Newton on a similarity.
 
-    points : (n, 3) mm; field : (K, J, I) signed mm on `grid`, clipped at clip_mm; start : (4, 4) similarity, grid <- points.
-    Returns the (4, 4) similarity and the median |distance| of the inliers in mm.
+    points : (n, 3) mm; field : (K, J, I) signed mm on `grid`, clipped at clip_mm; start : (4, 4) similarity,
+    grid <- points; with_scale : False keeps the scale of `start`.
+    Returns the (4, 4) similarity and the median |distance| in mm of the points within 4 mm; infinite where none is.
     """
     matrix = start.copy()
     gradient = [np.ascontiguousarray(g) for g in np.gradient(field, grid.step)][::-1]  # along x, y, z
@@ -119,6 +121,8 @@ def register(
             columns.append((slope * arm).sum(1, keepdims=True))
         jacobian = np.concatenate(columns, 1)
         normal = jacobian.T @ (jacobian * weight[:, None])
+        if not normal.any():  # no point is near the surface
+            break
         normal += 1e-6 * np.trace(normal) / len(normal) * np.eye(len(normal))
         change = -np.linalg.solve(normal, jacobian.T @ (weight * distance))
         turn = Rotation.from_rotvec(change[3:6]).as_matrix()
@@ -136,8 +140,9 @@ def register(
 def own_mirror(points_head: np.ndarray, field: np.ndarray, grid: Grid) -> np.ndarray:
     """The reflection that lays a head's mirror image best onto the head itself: (4, 4), near MIRROR.
 
-    points_head : (n, 3) bone points; field : signed mm to bone on `grid`. A head is not quite symmetric about the atlas's plane; holes on
-    one side count as outliers.
+    points_head : (n, 3) bone points in mm; field : (K, J, I) signed mm to bone on `grid`. A head is not quite symmetric
+    about the atlas's plane; holes on one side count as outliers. A reflection that lies far from MIRROR is no find:
+    MIRROR is returned.
     """
     matrix, _ = register(points_head, field, grid, MIRROR, with_scale=False, steps=25, clip_mm=6.0)
     shift = np.abs(matrix[:3, 3]).max()
@@ -145,7 +150,7 @@ def own_mirror(points_head: np.ndarray, field: np.ndarray, grid: Grid) -> np.nda
 
 
 def pose_from_similarity(matrix: np.ndarray, residual_mm: float) -> HeadPose:
-    """Keeps millimetres: the head frame shares the atlas's origin and axes, but not its scale."""
+    """The pose of a (4, 4) similarity atlas <- LPS: the head frame has the atlas's origin and axes, but keeps mm."""
     scale = float(np.cbrt(np.linalg.det(matrix[:3, :3])))
     rigid = np.eye(4)
     rigid[:3, :3] = matrix[:3, :3] / scale

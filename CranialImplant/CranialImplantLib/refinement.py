@@ -1,7 +1,7 @@
 """A network that sees the bone and one member's solid and gives the field whose zero set is the restored bone.
 
-It adds a correction to the union of bone and member that is bounded near the member's surface; a flag turns it into the deterministic network that starts from the
-first guess alone, with a wider bound (the baseline without diffusion).
+It adds a correction to the union of bone and member that is bounded near the member's surface; a flag turns it into the
+deterministic network that starts from the first guess alone, with a wider bound (the baseline without diffusion).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NEAR_MM = (2.5, 5.5)
 
 
 class RefinementNetwork(nn.Module):
-    """(B, 6, D, H, W) channels, (B, 1, D, H, W) a closed solid's field / 6 mm, flag -> field of the completed bone / 6 mm."""
+    """channels (1, 6, D, H, W), a closed solid's field / 6 mm (B, 1, D, H, W) -> field of the completed bone / 6 mm."""
 
     def __init__(self, widths: tuple[int, ...] = (32, 48, 64)) -> None:
         super().__init__()
@@ -35,5 +35,6 @@ class RefinementNetwork(nn.Module):
         near = (MEMBER_BOUND_MM if member else FREE_BOUND_MM) / FIELD_MM
         far = ((solid.abs() * FIELD_MM - NEAR_MM[0]) / (NEAR_MM[1] - NEAR_MM[0])).clamp(0, 1) * (solid > 0)
         bound = near + (FAR_BOUND_MM / FIELD_MM - near) * far
-        change = depth_to_space(self.head(self.unet(torch.cat([channels.expand(len(solid), -1, -1, -1, -1), solid, flag], 1))))
+        seen = torch.cat([channels.expand(len(solid), -1, -1, -1, -1), solid, flag], 1)
+        change = depth_to_space(self.head(self.unet(seen)))
         return base + bound * torch.tanh(change)

@@ -1,16 +1,17 @@
 """The region around the hole in its patch frame: what the networks see, and the way back to the input's voxels.
 
-The patch frame has its origin at the hole's middle on the outer surface and z along the outward normal; its rotation is the smallest
-that takes the head's "up" onto that normal, and holes on the right are mirrored to the left: wherever the hole is, the vault
-looks like the same dome.
+The patch frame has its origin at the hole's middle on the outer surface and z along the outward normal; its rotation is
+the smallest that takes the head's "up" onto that normal, and holes on the right are mirrored to the left: wherever the
+hole is, the vault looks like the same dome.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
-from MedShapeCore.volumes import Box, cropped_matrix, spacing_of
+from MedShapeCore.volumes import Box, cropped_matrix, kji_from_lps, spacing_of
 from scipy.spatial.transform import Rotation
 
 from .contours import level_lines
@@ -26,7 +27,9 @@ ROOM_MM = 12.0  # bone around the hole that the networks see
 ROI_STEP_MM = 2.0  # facts/benchmarks.md C7: the grid is not the limit at 2 mm
 ROI_MULTIPLE = 16
 RIM_REACH_MM = 1.5  # the implant's closed surface ends this far inside the bone
-SHELL_MM = 2.0
+SHELL_MM = 2.0  # a mirrored vault's surface may lie this far off the measured one and still be the vault
+RADIUS_MM = 85.0  # of an average vault: turns distances along it into angles
+WALL_RINGS = 3  # of points between the tables on the rim wall
 FINE_ZOOM = VAULT_MAP.step_deg / FINE_MAP.step_deg
 
 
@@ -42,16 +45,23 @@ class Patch:
         return self.to_head(self.grid.points())
 
     def to_head(self, points: np.ndarray) -> np.ndarray:
+        """(..., 3) points of the patch frame -> (..., 3) in the head frame, same dtype."""
         m = self.head_from_patch.astype(points.dtype)
         return points @ m[:3, :3].T + m[:3, 3]
 
     def from_head(self, points: np.ndarray) -> np.ndarray:
+        """(..., 3) points of the head frame -> (..., 3) in the patch frame, same dtype."""
         m = self.head_from_patch.astype(points.dtype)
         return (points - m[:3, 3]) @ m[:3, :3]
 
 
-def patch_around(outline: Outline, dome: Dome, centre_head: np.ndarray, step_mm: float = ROI_STEP_MM, multiple: int = ROI_MULTIPLE) -> Patch:
-    """The patch frame and grid of a hole; sizes are multiples of `multiple`, the hole plus ROOM_MM fits in."""
+def patch_around(
+    outline: Outline, dome: Dome, centre_head: np.ndarray, step_mm: float = ROI_STEP_MM, multiple: int = ROI_MULTIPLE
+) -> Patch:
+    """The patch frame and grid of a hole; sizes are multiples of `multiple`, the hole plus ROOM_MM fits in.
+
+    centre_head : (3,) mm, the frame's origin. The outline must have missing rays.
+    """
     normal = centre_head / np.linalg.norm(centre_head)
     axis = np.cross([0.0, 0.0, 1.0], normal)
     length = np.linalg.norm(axis)
@@ -64,57 +74,74 @@ def patch_around(outline: Outline, dome: Dome, centre_head: np.ndarray, step_mm:
     low, high = points.min(0) - ROOM_MM, points.max(0) + ROOM_MM
     size = np.ceil((high - low) / step_mm / multiple).astype(int) * multiple
     start = (low + high) / 2 - step_mm * (size - 1) / 2
-    grid = Grid((float(start[0]), float(start[1]), float(start[2])), (int(size[2]), int(size[1]), int(size[0])), step_mm)
-    return Patch(matrix, grid)
+    shape = (int(size[2]), int(size[1]), int(size[0]))
+    return Patch(matrix, Grid((float(start[0]), float(start[1]), float(start[2])), shape, step_mm))
 
 
 def missing_points(outline: Outline, dome: Dome) -> np.ndarray:
-    """(n, 3) head-frame points of the missing outer and inner surface, 2 mm apart."""
+    """(n, 3) head-frame points of the missing outer and inner surface, 2 mm apart; none for an empty outline."""
     directions = FINE_MAP.directions()[::2, ::2][outline.missing[::2, ::2]]
     index, _ = VAULT_MAP.pixels(directions)
     return np.concatenate([directions * VAULT_MAP.sample(image, index)[:, None] for image in (dome.outer, dome.inner)])
 
 
 def wall_distance(outline: Outline, map_index: np.ndarray) -> np.ndarray:
-    """Signed mm to the hole's outline, negative inside, at (row, column) of VAULT_MAP (..., 2)."""
+    """Signed mm (...) along the surface to the hole's outline, negative inside.
+
+    map_index : (..., 2) row and column of VAULT_MAP.
+    """
     return FINE_MAP.sample(outline.distance_mm, (map_index - VAULT_MAP.half) * FINE_ZOOM + FINE_MAP.half, 99.0)
 
 
 def shell_field(outer: np.ndarray, inner: np.ndarray, outline: Outline, points_head: np.ndarray) -> np.ndarray:
-    """Signed mm to the closed surface between two radius maps (H, W) and the rim wall, at head-frame points (..., 3)."""
+    """Signed mm (...) to the closed surface between two radius maps (H, W) and the rim wall, negative inside.
+
+    points_head : (..., 3) mm. Exact at the surface, near it a bound from below: the largest of three distances.
+    """
     index, radius = VAULT_MAP.pixels(points_head)
     wall = wall_distance(outline, index) - np.float32(RIM_REACH_MM)
-    return np.maximum(np.maximum(radius - VAULT_MAP.sample(outer, index), VAULT_MAP.sample(inner, index) - radius), wall).astype(np.float32)
+    shell = np.maximum(radius - VAULT_MAP.sample(outer, index), VAULT_MAP.sample(inner, index) - radius)
+    return np.maximum(shell, wall).astype(np.float32)
+
+
+def reflected_points(points_head: np.ndarray, mirror_head: np.ndarray) -> np.ndarray:
+    """(..., 3) head-frame points as the (4, 4) reflection moves them."""
+    m = mirror_head.astype(points_head.dtype)
+    return points_head @ m[:3, :3].T + m[:3, 3]
 
 
 def roi_channels(field: np.ndarray, mirror_head: np.ndarray, dome: Dome, outline: Outline, patch: Patch) -> np.ndarray:
     """What every network sees of a case: (6, D, H, W) float32 on the patch grid.
 
-    0 bone, 1 mirrored bone, 2 first guess (closed dome), all signed distances / 6 mm in [-1, 1]; 3 signed distance to the hole's
-    outline / 20 mm; 4, 5 head-frame y and z / 100 mm.
+    0 bone, 1 mirrored bone, 2 first guess (closed dome), all signed distances / 6 mm in [-1, 1]; 3 signed distance to
+    the hole's outline / 20 mm in [-1, 1]; 4, 5 head-frame y and z / 100 mm.
+    field : signed mm to bone on HEAD_GRID; mirror_head : (4, 4) reflection about the head's symmetry plane.
     """
     points = patch.points_head()
     bone = HEAD_GRID.sample(field, points, FIELD_LIMIT_MM)
-    reflected = points @ mirror_head[:3, :3].T.astype(np.float32) + mirror_head[:3, 3].astype(np.float32)
-    mirrored = HEAD_GRID.sample(field, reflected, FIELD_LIMIT_MM)
+    mirrored = HEAD_GRID.sample(field, reflected_points(points, mirror_head), FIELD_LIMIT_MM)
     guess = shell_field(dome.outer, dome.inner, outline, points)
     index, _ = VAULT_MAP.pixels(points)
     wall = np.clip(wall_distance(outline, index) / 20.0, -1, 1)
     fields = np.clip(np.stack([bone, mirrored, guess]) / FIELD_LIMIT_MM, -1, 1)
-    return np.concatenate([fields, wall[None], points[..., 1][None] / 100, points[..., 2][None] / 100]).astype(np.float32)
+    place = np.moveaxis(points[..., 1:], -1, 0) / 100
+    return np.concatenate([fields, wall[None], place]).astype(np.float32)
 
 
 def mirrored_structures(
     field: np.ndarray, mirror_head: np.ndarray, outer: np.ndarray, inner: np.ndarray, outline: Outline, patch: Patch
 ) -> np.ndarray:
-    """Signed mm, (D, H, W), to what the other side has within the outline that is no vault: orbital roof, sphenoid ridge, arch.
+    """Where within the outline the other side has bone that is no vault: orbital roof, sphenoid ridge, arch.
 
-    outer, inner : (H, W) mm, the measured maps. Bone counts as vault within SHELL_MM of them; that part is the dome's to restore.
+    field, mirror_head : as in roi_channels; outer, inner : (H, W) mm, the measured maps. Bone counts as vault within
+    SHELL_MM of them; that part is the dome's to restore. Returns (D, H, W) float32, signed mm, negative inside.
     """
     points = patch.points_head()
-    reflected = points @ mirror_head[:3, :3].T.astype(np.float32) + mirror_head[:3, 3].astype(np.float32)
+    reflected = reflected_points(points, mirror_head)
     index, radius = VAULT_MAP.pixels(reflected)
-    shell = np.maximum(radius - VAULT_MAP.sample(extended(outer), index), VAULT_MAP.sample(extended(inner), index) - radius)
+    above = radius - VAULT_MAP.sample(extended(outer), index)
+    below = VAULT_MAP.sample(extended(inner), index) - radius
+    shell = np.maximum(above, below)
     own_index, _ = VAULT_MAP.pixels(points)
     mirrored = HEAD_GRID.sample(field, reflected, FIELD_LIMIT_MM)
     return np.maximum(np.maximum(mirrored, SHELL_MM - shell), wall_distance(outline, own_index)).astype(np.float32)
@@ -122,12 +149,12 @@ def mirrored_structures(
 
 @dataclass(frozen=True)
 class SurfaceRays:
-    """The implant's closed surface as points on rays: radius = inner + share * (outer - inner) along each direction."""
+    """The implant's closed surface as points on rays: radius = inner + share * (outer - inner) per direction."""
 
     directions: np.ndarray  # (n, 3) unit vectors, head frame
     share: np.ndarray  # (n,) 1 outer table, 0 inner table, between: rim wall
     kind: np.ndarray  # (n,) 0 rim wall, 1 outer, 2 inner
-    wall_normals: np.ndarray  # (n, 3) outward along the map for wall points, 0 elsewhere
+    wall_normals: np.ndarray  # (n, 3) unit, head frame, away from the hole for wall points, 0 elsewhere
 
     def points(self, outer: np.ndarray, inner: np.ndarray) -> np.ndarray:
         """(n, 3) head-frame points for radius maps (H, W)."""
@@ -137,12 +164,16 @@ class SurfaceRays:
 
 
 def surface_rays(outline: Outline, spacing_mm: float, generator: np.random.Generator) -> SurfaceRays:
-    """Directions of the closed surface's points at about `spacing_mm`, jittered by a generator."""
-    pixel_mm = 85.0 * np.radians(FINE_MAP.step_deg)
+    """Directions of the closed surface's points at about `spacing_mm`, jittered by a generator.
+
+    The outline must have missing rays.
+    """
+    pixel_mm = RADIUS_MM * np.radians(FINE_MAP.step_deg)
     step = spacing_mm / pixel_mm
     inside = outline.distance_mm < RIM_REACH_MM
     rows, columns = np.nonzero(inside.any(1))[0], np.nonzero(inside.any(0))[0]
-    row, column = np.meshgrid(np.arange(rows[0], rows[-1] + 1, step), np.arange(columns[0], columns[-1] + 1, step), indexing="ij")
+    axes = [np.arange(used[0], used[-1] + 1, step) for used in (rows, columns)]
+    row, column = np.meshgrid(*axes, indexing="ij")
     place = np.stack([row.ravel(), column.ravel()], -1)
     tables = []
     for table in (1, 2):
@@ -158,9 +189,9 @@ def surface_rays(outline: Outline, spacing_mm: float, generator: np.random.Gener
         count = max(8, int(lengths[-1] / step))
         at = np.linspace(0, lengths[-1], count, endpoint=False)
         ring = np.stack([np.interp(at, lengths, contour[:, n]) for n in range(2)], -1)
-        for level in range(1, 4):
+        for level in range(1, WALL_RINGS + 1):
             wall_place.append(ring)
-            wall_share.append(np.clip(level / 4 + generator.uniform(-0.1, 0.1, count), 0.02, 0.98))
+            wall_share.append(np.clip(level / (WALL_RINGS + 1) + generator.uniform(-0.1, 0.1, count), 0.02, 0.98))
     places = np.concatenate([*[t[0] for t in tables], *wall_place])
     kind = np.concatenate([*[t[1] for t in tables], np.zeros(sum(map(len, wall_place)), int)])
     share = np.concatenate([(kind[: len(tables[0][0]) + len(tables[1][0])] == 1).astype(float), *wall_share])
@@ -170,23 +201,28 @@ def surface_rays(outline: Outline, spacing_mm: float, generator: np.random.Gener
     outward = FINE_MAP.directions(ahead[:, 0], ahead[:, 1]) - directions
     outward -= (outward * directions).sum(1, keepdims=True) * directions
     outward /= np.maximum(np.linalg.norm(outward, axis=1, keepdims=True), 1e-9)
-    return SurfaceRays(directions.astype(np.float32), share.astype(np.float32), kind, (outward * (kind == 0)[:, None]).astype(np.float32))
+    wall_normals = outward * (kind == 0)[:, None]
+    return SurfaceRays(directions.astype(np.float32), share.astype(np.float32), kind, wall_normals.astype(np.float32))
 
 
 def surface_normals(rays: SurfaceRays, outer: np.ndarray, inner: np.ndarray, spacing_mm: float) -> np.ndarray:
-    """(n, 3) outward head-frame normals of the closed surface of radius maps; their length is the area in mm^2 of a point."""
+    """(n, 3) outward head-frame normals of the closed surface between radius maps (H, W).
+
+    Their length is the area in mm^2 for which a point of rays `spacing_mm` apart stands.
+    """
     directions = rays.directions
     right = np.cross(directions, np.where(np.abs(directions[:, 2:]) > 0.9, [[1.0, 0, 0]], [[0, 0, 1.0]]))
     right /= np.linalg.norm(right, axis=1, keepdims=True)
     up = np.cross(directions, right)
-    small = 0.03
+    small = 0.03  # radians, about one pixel of the vault map
     corners = []
     for side in (right, up):
         pair = []
         for sign in (small, -small):
             turned = directions + sign * side
             turned /= np.linalg.norm(turned, axis=1, keepdims=True)
-            pair.append(SurfaceRays(turned, (rays.kind != 2).astype(np.float32), rays.kind, rays.wall_normals).points(outer, inner))
+            beside = SurfaceRays(turned, (rays.kind != 2).astype(np.float32), rays.kind, rays.wall_normals)
+            pair.append(beside.points(outer, inner))
         corners.append(pair[0] - pair[1])
     normals = np.cross(corners[0], corners[1])
     normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9)
@@ -198,8 +234,8 @@ def surface_normals(rays: SurfaceRays, outer: np.ndarray, inner: np.ndarray, spa
     thickness = VAULT_MAP.sample(outer, index) - VAULT_MAP.sample(inner, index)
     radius = np.where(rays.kind == 2, VAULT_MAP.sample(inner, index), VAULT_MAP.sample(outer, index))
     tilt = np.abs((normals * directions).sum(1))
-    area = (spacing_mm * radius / 85.0) ** 2 / np.maximum(tilt, 0.3)
-    area[wall] = (spacing_mm * radius[wall] / 85.0) * thickness[wall] / 3
+    area = (spacing_mm * radius / RADIUS_MM) ** 2 / np.maximum(tilt, 0.3)
+    area[wall] = (spacing_mm * radius[wall] / RADIUS_MM) * thickness[wall] / WALL_RINGS
     return (normals * area[:, None]).astype(np.float32)
 
 
@@ -214,26 +250,34 @@ class NativeRegion:
     points_head: np.ndarray  # (n, 3) float32 head-frame points of the region's voxels
 
 
-def native_region(mask: np.ndarray, ijk_to_lps: np.ndarray, pose: HeadPose, outline: Outline, dome: Dome) -> NativeRegion:
-    """Cuts the input grid around the hole and marks where an implant may be."""
+def native_region(
+    mask: np.ndarray, ijk_to_lps: np.ndarray, pose: HeadPose, outline: Outline, dome: Dome
+) -> NativeRegion:
+    """Cuts the input grid around the hole and marks where an implant may be.
+
+    mask : (K, J, I) bool; ijk_to_lps : (4, 4). The region is empty where the hole lies outside the scan.
+    """
     points = missing_points(outline, dome)
-    low, high = points.min(0) - ROOM_MM, points.max(0) + ROOM_MM
-    corners = np.array([[x, y, z] for x in (low[0], high[0]) for y in (low[1], high[1]) for z in (low[2], high[2])])
-    index = (np.concatenate([pose.to_lps(corners), np.ones((8, 1))], 1) @ np.linalg.inv(ijk_to_lps).T)[:, 2::-1]
+    corners = np.array(list(product(*zip(points.min(0) - ROOM_MM, points.max(0) + ROOM_MM, strict=True))))
+    index = kji_from_lps(ijk_to_lps, pose.to_lps(corners))
     first = np.clip(np.floor(index.min(0)).astype(int), 0, np.array(mask.shape) - 1)
     last = np.clip(np.ceil(index.max(0)).astype(int) + 1, first + 1, mask.shape)
-    box: Box = (slice(int(first[0]), int(last[0])), slice(int(first[1]), int(last[1])), slice(int(first[2]), int(last[2])))
+    cuts = [slice(int(a), int(b)) for a, b in zip(first, last, strict=True)]
+    box: Box = (cuts[0], cuts[1], cuts[2])
     matrix = cropped_matrix(ijk_to_lps, box)
     bone = mask[box]
     to_head = (pose.head_from_lps @ matrix).astype(np.float32)
     # Decide on blocks of about 2 mm: most of the box is far from the hole.
     step = np.maximum(1, np.round(2.0 / spacing_of(matrix)).astype(int))[::-1]
-    axes = [np.arange(0, n, s, dtype=np.float32) + np.float32((s - 1) / 2) for n, s in zip(bone.shape, step, strict=True)]
+    axes = [
+        np.arange(0, n, s, dtype=np.float32) + np.float32((s - 1) / 2) for n, s in zip(bone.shape, step, strict=True)
+    ]
     k, j, i = np.meshgrid(*axes, indexing="ij")
     map_index, radius = VAULT_MAP.pixels(np.stack([i, j, k], -1) @ to_head[:3, :3].T + to_head[:3, 3])
     near = wall_distance(outline, map_index) < REGION_MM
     near &= radius < VAULT_MAP.sample(dome.outer, map_index) + ABOVE_MM
     near &= radius > VAULT_MAP.sample(dome.inner, map_index) - BELOW_MM
-    region = near.repeat(step[0], 0).repeat(step[1], 1).repeat(step[2], 2)[: bone.shape[0], : bone.shape[1], : bone.shape[2]]
-    index_kji = np.argwhere(region)
-    return NativeRegion(box, matrix, bone, region, index_kji[:, ::-1].astype(np.float32) @ to_head[:3, :3].T + to_head[:3, 3])
+    region = near.repeat(step[0], 0).repeat(step[1], 1).repeat(step[2], 2)
+    region = region[: bone.shape[0], : bone.shape[1], : bone.shape[2]]
+    points_head = np.argwhere(region)[:, ::-1].astype(np.float32) @ to_head[:3, :3].T + to_head[:3, 3]
+    return NativeRegion(box, matrix, bone, region, points_head)

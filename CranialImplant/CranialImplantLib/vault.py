@@ -1,8 +1,8 @@
 """The vault as a map: outer and inner bone surface as radii over the directions from the middle of the braincase.
 
-A map is an image in azimuthal equidistant projection: the pixel's distance from the image centre is the angle to "up" in the head
-frame, its bearing is the direction to the left (+x, column) and to the back (+y, row). On such a map a hole is a blob of missing
-pixels, a dome is a smooth function, and a shape model is a Gaussian process (`dome`).
+A map is an image in azimuthal equidistant projection: the pixel's distance from the image centre is the angle to "up"
+in the head frame, its bearing is the direction to the left (+x, column) and to the back (+y, row). On such a map a hole
+is a blob of missing pixels, a dome is a smooth function, and a shape model is a Gaussian process (`dome`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from .pose import Grid
 RADIUS_MM = (32.0, 128.0)  # where bone is looked for along a ray
 RAY_STEP_MM = 0.75
 GAP_MM = 3.0  # air inside bone up to this length along a ray does not end the bone
-REACH_MM = 10.0  # bone farther than this from the expected outer surface is not the vault (ear, bandage, head rest)
+REACH_MM = 10.0  # bone farther than this outside the expected outer surface is not the vault (ear, bandage, head rest)
+DEPTH_MM = 28.0  # nor is bone deeper than this below it (skull base, petrous bone)
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,11 @@ class MapGrid:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """(H, W) of a map."""
         return (2 * self.half + 1, 2 * self.half + 1)
 
     def directions(self, row: np.ndarray | None = None, column: np.ndarray | None = None) -> np.ndarray:
-        """Unit vectors (..., 3) in the head frame, of all pixels (H, W) or of given (continuous) ones."""
+        """Unit vectors in the head frame: (H, W, 3) of all pixels, or (..., 3) of continuous rows and columns (...)."""
         if row is None or column is None:
             row, column = np.meshgrid(*[np.arange(n, dtype=float) for n in self.shape], indexing="ij")
         y, x = (row - self.half) * self.step_deg, (column - self.half) * self.step_deg
@@ -41,11 +43,12 @@ class MapGrid:
         return np.stack([np.radians(x) * sinc, np.radians(y) * sinc, np.cos(polar)], -1)
 
     def polar_deg(self) -> np.ndarray:
+        """(H, W) angle of every pixel to "up"."""
         row, column = np.meshgrid(*[np.arange(n) - self.half for n in self.shape], indexing="ij")
         return np.hypot(row, column) * self.step_deg
 
     def pixels(self, points_head: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Points (..., 3) in the head frame -> continuous (row, column) on the map and radius in mm; index is (..., 2)."""
+        """Points (..., 3) in the head frame -> continuous (row, column) (..., 2) on the map, and radius (...) in mm."""
         radius = np.linalg.norm(points_head, axis=-1)
         flat = np.hypot(points_head[..., 0], points_head[..., 1])
         polar = np.degrees(np.arctan2(flat, points_head[..., 2]))
@@ -54,9 +57,13 @@ class MapGrid:
         return index, radius
 
     def sample(self, image: np.ndarray, index: np.ndarray, outside: float | None = None) -> np.ndarray:
-        """Values of a map at continuous (row, column) (..., 2); beyond its border `outside`, or the border's value for None."""
+        """Values of a map (H, W) at continuous (row, column) (..., 2), float32.
+
+        Beyond its border `outside`, or the border's value for None.
+        """
         mode, value = ("nearest", 0.0) if outside is None else ("constant", outside)
-        return ndimage.map_coordinates(image, np.moveaxis(index, -1, 0), order=1, mode=mode, cval=value, output=np.float32)
+        place = np.moveaxis(index, -1, 0)
+        return ndimage.map_coordinates(image, place, order=1, mode=mode, cval=value, output=np.float32)
 
 
 VAULT_MAP = MapGrid(64, 2.0)  # 128 degrees from the vertex, 3 mm between pixels
@@ -67,9 +74,10 @@ def cast(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Outer and inner bone radius along rays from the head frame's origin.
 
-    field : (K, J, I) signed distance to bone on `grid`, negative inside; directions : (..., 3) unit vectors;
-    expected_outer_mm : (...) where the outer surface should be; bone beyond REACH_MM of it is passed over.
-    Returns outer and inner radius in mm, float32 (...), NaN where the ray meets no bone.
+    field : (K, J, I) signed distance to bone on `grid` in mm, negative inside; directions : (..., 3) unit vectors;
+    expected_outer_mm : (...) where the outer surface should be; bone more than REACH_MM above it or DEPTH_MM below it
+    is passed over.
+    Returns outer and inner radius in mm, float32 (...), NaN where the ray meets no bone or does not leave it again.
     """
     radii = np.arange(*RADIUS_MM, RAY_STEP_MM, dtype=np.float32)
     shape = directions.shape[:-1]
@@ -78,7 +86,7 @@ def cast(
     bone = profile < 0
     if expected_outer_mm is not None:
         expected = np.broadcast_to(np.asarray(expected_outer_mm, np.float32), shape).reshape(-1, 1)
-        bone &= (radii < expected + REACH_MM) & (radii > expected - 28.0)
+        bone &= (radii < expected + REACH_MM) & (radii > expected - DEPTH_MM)
     count = bone.shape[1]
     last = count - 1 - np.argmax(bone[:, ::-1], 1)  # outermost bone sample
     found = bone.any(1) & (last < count - 1)

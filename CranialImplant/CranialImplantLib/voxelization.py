@@ -1,7 +1,7 @@
-"""From missing points to a solid: a network that orients and moves points, and the differentiable Poisson solver (DPSR).
+"""From missing points to a solid: a network that orients and moves points, and the differentiable Poisson solver.
 
-As in Shape As Points (Peng et al., NeurIPS 2021) every point becomes several oriented points; here the reference normal of the
-point's own surface is known, so the network only corrects it. The solve happens in a box around the hole.
+As in Shape As Points (Peng et al., NeurIPS 2021) every point becomes several oriented points; here the reference normal
+of the point's own surface is known, so the network only corrects it. The solve (DPSR) happens in a box around the hole.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PLACE_MM = 50.0
 
 
 class VoxelizationNetwork(nn.Module):
-    """Points (B, N, 3) with area normals -> oriented points (B, COPIES N, 3) with area normals, all in the patch frame."""
+    """Points (B, N, 3) with area normals -> (B, COPIES N, 3) oriented points with area normals, in the patch frame."""
 
     def __init__(self, widths: tuple[int, ...] = (16, 32, 48), width: int = 48) -> None:
         super().__init__()
@@ -28,8 +28,14 @@ class VoxelizationNetwork(nn.Module):
         nn.init.normal_(self.head.weight, std=1e-3)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, channels: Tensor, points: Tensor, normals: Tensor, kind: Tensor, low: Tensor, step_mm: float) -> tuple[Tensor, Tensor]:
-        """channels (1, 6, D, H, W), points and normals (B, N, 3), kind (1, N, 3) one-hot, low (3,) of the patch grid."""
+    def forward(
+        self, channels: Tensor, points: Tensor, normals: Tensor, kind: Tensor, low: Tensor, step_mm: float
+    ) -> tuple[Tensor, Tensor]:
+        """The points in mm and their normals in mm^2, outward.
+
+        channels (1, 6, D, H, W); points mm and normals mm^2 (B, N, 3); kind (1, N, 3) one-hot; low (3,) mm and step_mm
+        of the patch grid.
+        """
         area = normals.norm(dim=-1, keepdim=True).clamp_min(1e-6)
         unit = normals / area
         own = torch.cat([points / PLACE_MM, unit, kind.expand(len(points), -1, -1)], 2)
@@ -45,5 +51,8 @@ class VoxelizationNetwork(nn.Module):
 def indicator(
     points: Tensor, normals: Tensor, low: Tensor, shape: tuple[int, int, int], spacing_mm: float
 ) -> Tensor:
-    """DPSR on a patch grid: oriented points (B, M, 3) in x, y, z order -> (B, D, H, W), about -0.5 inside and +0.5 outside."""
+    """DPSR on a patch grid: about -0.5 inside and +0.5 outside, (B, D, H, W).
+
+    points (B, M, 3) mm in the patch frame with area normals (B, M, 3) mm^2, low (3,) mm of the grid of `shape`.
+    """
     return poisson_indicator((points - low).flip(-1), normals.flip(-1), shape, spacing_mm)

@@ -1,4 +1,4 @@
-"""Bundled weights: safetensors files beside a manifest with their SHA-256, checked before use; no pickle, no download."""
+"""Bundled weights: safetensors files beside a manifest with their SHA-256, checked before use; nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class WeightsFolder:
 
 
 def open_weights(folder: Path) -> WeightsFolder:
-    """Reads the manifest of a weights folder."""
+    """Reads the manifest of a weights folder; FailedResult where it is missing or no manifest."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         _ = manifest["files"]

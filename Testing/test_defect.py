@@ -1,0 +1,170 @@
+"""Holes of a spherical shell: found where they are, as large as they are, and every refusal with its own sentence."""
+
+import numpy as np
+import pytest
+from CranialImplantLib.defect import (
+    FINE_MAP,
+    MIN_AREA_CM2,
+    choose_hole,
+    find_holes,
+    fine_outline,
+    vault_bone,
+    with_lower_part,
+)
+from CranialImplantLib.dome import posterior
+from CranialImplantLib.head import HEAD_GRID
+from CranialImplantLib.vault import VAULT_MAP
+from scipy import ndimage
+from skull_cases import refusal
+from spherical_head import BACK, LEFT, OUTER_MM, RIGHT, TOP, angle_rad, cap_cm2, shell_bone, shell_model, shell_on_grid, unit
+
+MODEL = shell_model()
+DIRECTIONS = VAULT_MAP.directions()
+SURE = np.ones(VAULT_MAP.shape, np.float32)  # the look sees missing bone everywhere
+UNSURE = np.zeros(VAULT_MAP.shape, np.float32)
+
+
+def found(holes, opinion=SURE):
+    return find_holes(shell_bone(holes), MODEL, opinion)
+
+
+@pytest.fixture(scope="module")
+def three():
+    """Holes of 35, 25 and 15 mm radius at the top, right and back."""
+    return found(((TOP, 35.0), (RIGHT, 25.0), (BACK, 15.0)))
+
+
+@pytest.mark.parametrize("direction", [TOP, LEFT, BACK, RIGHT, (0.0, -1.0, 0.4)])
+@pytest.mark.parametrize("radius_mm", [18.0, 40.0])
+def test_a_hole_is_found_with_its_area_and_middle(direction, radius_mm):
+    (hole,) = found(((direction, radius_mm),))
+    assert hole.area_cm2 == pytest.approx(cap_cm2(radius_mm), rel=0.1)  # pixels of 3 mm
+    # Pixels stand for less area the farther from the vertex: of a large hole the middle lies a little low.
+    assert np.linalg.norm(hole.centre_head - OUTER_MM * unit(direction)) < 2.5
+    assert hole.support == pytest.approx(1.0)
+    inside = angle_rad(DIRECTIONS, direction) * OUTER_MM
+    assert hole.pixels[inside < radius_mm - 5].all() and not hole.pixels[inside > radius_mm + 3].any()
+
+
+def test_holes_come_largest_first(three):
+    assert [round(h.area_cm2 / cap_cm2(r), 1) for h, r in zip(three, (35, 25, 15), strict=True)] == [1.0, 1.0, 1.0]
+
+
+def test_a_complete_shell_has_no_hole():
+    assert found(()) == []
+
+
+def test_a_small_gap_needs_the_looks_support_and_a_burr_hole_is_none():
+    small_mm, burr_mm = 12.5, 8.0
+    assert MIN_AREA_CM2 < cap_cm2(small_mm) < 6.0 and cap_cm2(burr_mm) < MIN_AREA_CM2
+    assert len(found(((LEFT, small_mm),), SURE)) == 1
+    assert found(((LEFT, small_mm),), UNSURE) == []
+    assert found(((LEFT, burr_mm),), SURE) == []
+    assert len(found(((LEFT, 20.0),), UNSURE)) == 1  # no complete skull has such a gap
+
+
+def test_what_was_not_scanned_is_no_hole():
+    field = shell_on_grid(((TOP, 30.0), (RIGHT, 30.0)))
+    inside = HEAD_GRID.points()[..., 2] < 60.0  # the field of view ends below the top of the head
+    (hole,) = find_holes(vault_bone(field, inside, MODEL), MODEL, SURE)
+    assert np.linalg.norm(hole.centre_head - OUTER_MM * unit(RIGHT)) < 2.0
+
+
+def test_a_smaller_head_is_expected_smaller():
+    bone = vault_bone(shell_on_grid(((TOP, 30.0),)), np.ones(HEAD_GRID.shape, bool), shell_model(radius_mm=90.0))
+    assert np.abs(bone.expected - OUTER_MM).max() < 0.1
+    nothing = vault_bone(np.full(HEAD_GRID.shape, 6.0, np.float32), np.ones(HEAD_GRID.shape, bool), MODEL)
+    assert np.abs(nothing.expected - OUTER_MM).max() < 0.1 and np.isnan(nothing.outer).all()
+
+
+def test_below_the_domain_a_hole_goes_on_where_only_the_other_side_has_bone():
+    low = (1.0, 0.0, -0.1)
+    bone = shell_bone(((low, 30.0),))
+    inside = angle_rad(DIRECTIONS, low) * OUTER_MM
+    upper = (inside < 27) & MODEL.domain
+    whole = with_lower_part(upper, bone, MODEL.domain)
+    assert whole[upper].all() and not whole[(inside > 33) & ~upper].any()
+    assert whole[(inside < 25) & ~MODEL.domain].all()
+    both = shell_bone(((low, 30.0), ((-1.0, 0.0, -0.1), 30.0)))  # the other side has none either: a natural opening
+    assert np.array_equal(with_lower_part(upper, both, MODEL.domain), upper)
+
+
+def test_the_largest_hole_is_chosen_and_the_others_are_told(three):
+    hole, (notice,) = choose_hole(three, None, None, None)
+    assert hole is three[0]
+    areas = ", ".join(f"{h.area_cm2:.0f}" for h in three)
+    assert notice.code == "several-holes" and notice.message == f"3 holes were found ({areas} cm2); the largest is closed."
+    assert choose_hole(three[:1], None, None, None) == (three[0], [])
+
+
+def test_a_hole_is_chosen_by_number_point_or_box(three):
+    assert choose_hole(three, 3, None, None) == (three[2], [])
+    beside = OUTER_MM * unit(RIGHT) + np.array([0.0, -30.0, 0.0])
+    assert choose_hole(three, None, beside, None)[0] is three[1]
+    box = OUTER_MM * unit(BACK) + np.random.default_rng(0).uniform(-20, 20, (200, 3))
+    assert choose_hole(three, None, None, box)[0] is three[2]
+    everything = np.random.default_rng(0).uniform(-100, 100, (3000, 3))
+    assert choose_hole(three, None, None, everything)[0] is three[0]
+    assert choose_hole(three, 1, beside, None)[0] is three[1]  # a point goes before a number
+
+
+def test_a_skull_without_a_hole_is_refused():
+    error = refusal(choose_hole, [], None, None, None)
+    assert error.code == "no-hole" and error.message == "This skull has no hole in the vault larger than 3 cm2."
+
+
+def test_a_point_or_box_without_a_hole_is_refused(three):
+    far = OUTER_MM * unit(LEFT)
+    error = refusal(choose_hole, three, None, far, None)
+    away = min(np.linalg.norm(far - OUTER_MM * DIRECTIONS[h.pixels], axis=1).min() for h in three)
+    assert error.code == "no-hole-there"
+    assert error.message == f"There is no hole within 25 mm of the given point; the nearest is {away:.0f} mm away."
+    error = refusal(choose_hole, three, None, None, far + np.eye(3) * 5)
+    assert error.code == "no-hole-there" and error.message == "There is no hole in the given region."
+
+
+def test_a_number_without_a_hole_is_refused(three):
+    error = refusal(choose_hole, three, 4, None, None)
+    assert error.code == "hole-number" and error.message == "Hole 4 was asked for, but only 3 holes were found."
+    assert refusal(choose_hole, three[:1], 2, None, None).message.endswith("but only 1 hole was found.")
+
+
+def outline_of(direction, radius_mm, field=None):
+    field = shell_on_grid(((direction, radius_mm),)) if field is None else field
+    bone = vault_bone(field, np.ones(HEAD_GRID.shape, bool), MODEL)
+    hole = find_holes(bone, MODEL, SURE)[0]
+    gone = ndimage.binary_dilation(hole.pixels, iterations=2)
+    dome = posterior(MODEL, np.where(gone, np.nan, bone.outer), np.where(gone, np.nan, bone.inner), gone)
+    return fine_outline(field, dome, hole)
+
+
+def fine_cm2(missing):
+    polar = np.radians(FINE_MAP.polar_deg())
+    return ((OUTER_MM * np.radians(FINE_MAP.step_deg)) ** 2 * np.sinc(polar / np.pi))[missing].sum() / 100
+
+
+@pytest.mark.parametrize(("direction", "radius_mm"), [(TOP, 20.0), (LEFT, 30.0), (BACK, 40.0)])
+def test_the_outlines_area_is_right_to_a_twentieth(direction, radius_mm):
+    outline = outline_of(direction, radius_mm)
+    assert fine_cm2(outline.missing) == pytest.approx(cap_cm2(radius_mm), rel=0.05)
+    inside = angle_rad(FINE_MAP.directions(), direction) * OUTER_MM
+    assert not (outline.missing & (inside > radius_mm + 1.5)).any()
+    assert outline.missing[inside < radius_mm - 1.5].all()
+    assert np.array_equal(outline.distance_mm < 0, outline.missing)
+
+
+def test_the_distance_to_the_outline_is_in_millimetres():
+    outline = outline_of(TOP, 30.0)
+    inside = angle_rad(FINE_MAP.directions(), TOP) * OUTER_MM - 30.0
+    near = np.abs(inside) < 20
+    assert np.abs(outline.distance_mm - inside)[near].max() < 1.2  # a pixel of 0.93 mm
+
+
+def test_an_island_belongs_to_the_hole_and_another_hole_does_not():
+    radius = np.linalg.norm(HEAD_GRID.points(), axis=-1)
+    island = np.maximum(np.abs(radius - 77.0) - 3.0, angle_rad(HEAD_GRID.points(), TOP) * OUTER_MM - 6.0)
+    holes = ((TOP, 30.0), ((0.0, 0.8, 0.6), 14.0))
+    field = np.minimum(shell_on_grid(holes), island).astype(np.float32)
+    outline = outline_of(TOP, 30.0, field)
+    assert outline.missing[FINE_MAP.half, FINE_MAP.half]
+    assert fine_cm2(outline.missing) == pytest.approx(cap_cm2(30.0), rel=0.05)
