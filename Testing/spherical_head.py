@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
-from CranialImplantLib.defect import VaultBone, vault_bone
-from CranialImplantLib.dome import DomeModel
+from CranialImplantLib.defect import FINE_MAP, Outline, VaultBone, vault_bone
+from CranialImplantLib.dome import Dome, DomeModel
 from CranialImplantLib.head import FIELD_LIMIT_MM, HEAD_GRID
 from CranialImplantLib.vault import VAULT_MAP
 
@@ -70,3 +70,16 @@ def shell_model(modes=6, residual_mm=0.5, radius_mm=OUTER_MM, **options):
 def shell_bone(holes=(), model=None) -> VaultBone:
     inside = np.ones(HEAD_GRID.shape, bool)
     return vault_bone(shell_on_grid(holes), inside, model or shell_model())
+
+
+def shell_dome(outer_mm=OUTER_MM, inner_mm=INNER_MM) -> Dome:
+    """The shell as a dome without samples."""
+    outer, inner = (np.full(VAULT_MAP.shape, r, np.float32) for r in (outer_mm, inner_mm))
+    none = np.zeros((0, *VAULT_MAP.shape), np.float32)
+    return Dome(outer, inner, np.zeros_like(outer), none, none)
+
+
+def cap_outline(direction, radius_mm) -> Outline:
+    """The exact outline of a round hole."""
+    distance = (angle_rad(FINE_MAP.directions(), direction) * OUTER_MM - radius_mm).astype(np.float32)
+    return Outline(distance < 0, distance)

@@ -16,7 +16,19 @@ from CranialImplantLib.head import HEAD_GRID
 from CranialImplantLib.vault import VAULT_MAP
 from scipy import ndimage
 from skull_cases import refusal
-from spherical_head import BACK, LEFT, OUTER_MM, RIGHT, TOP, angle_rad, cap_cm2, shell_bone, shell_model, shell_on_grid, unit
+from spherical_head import (
+    BACK,
+    LEFT,
+    OUTER_MM,
+    RIGHT,
+    TOP,
+    angle_rad,
+    cap_cm2,
+    shell_bone,
+    shell_model,
+    shell_on_grid,
+    unit,
+)
 
 MODEL = shell_model()
 DIRECTIONS = VAULT_MAP.directions()
@@ -93,7 +105,8 @@ def test_the_largest_hole_is_chosen_and_the_others_are_told(three):
     hole, (notice,) = choose_hole(three, None, None, None)
     assert hole is three[0]
     areas = ", ".join(f"{h.area_cm2:.0f}" for h in three)
-    assert notice.code == "several-holes" and notice.message == f"3 holes were found ({areas} cm2); the largest is closed."
+    assert notice.code == "several-holes"
+    assert notice.message == f"3 holes were found ({areas} cm2); the largest is closed."
     assert choose_hole(three[:1], None, None, None) == (three[0], [])
 
 

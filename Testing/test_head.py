@@ -51,7 +51,7 @@ def test_the_field_is_right_to_a_fifth_of_a_millimetre_on_any_grid(axes, spacing
     truth = shell_mm(points)
     smooth = (np.abs(truth) < 2.5) & (points[..., 2] > CENTRE[2] - 20)  # not at the open end's edges
     error = (field - truth)[smooth]
-    # Voxels of 1 mm say where the surface is to a uniform +- 0.5 mm, 0.29 mm rms; a fit to their neighbours halves that.
+    # A voxel of 1 mm says where the surface is to +- 0.5 mm, that is 0.29 mm rms; its neighbours help to halve that.
     assert np.sqrt((error**2).mean()) < 0.2 and np.percentile(np.abs(error), 99) < 0.5
     assert abs(error.mean()) < 0.03  # no shift of the surface
     far = (np.abs(truth) > 8) & (points[..., 2] > CENTRE[2] - 20)

@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import torch
 from cmake_lists import ROOT
-from CranialImplantLib import cli
+from CranialImplantLib import cli, completion
 from CranialImplantLib.completion import Source, flow
+from CranialImplantLib.models import dome_of
 from CranialImplantLib.training import case_source, prepare, train
 from CranialImplantLib.training.pack import PackedSkull
 from CranialImplantLib.training.tasks import Task
+from CranialImplantLib.vault import VAULT_MAP
 from MedShapeCore.errors import FailedResult, OptionError, RefusedInput
+from MedShapeCore.weights import open_weights, write_manifest
 from torch import nn
 from training_case import small_case
 
@@ -165,7 +168,7 @@ def ball_skull(name="ball", complete=True):
     return PackedSkull(name, np.round(field / QUANTUM_MM).astype(np.int8), np.ones(HEAD_GRID.shape, bool), complete)
 
 
-def test_the_flow_of_a_perfect_velocity_field_ends_at_the_target():
+def test_the_flow_of_a_perfect_velocity_field_ends_at_the_target(monkeypatch):
     rng = torch.Generator().manual_seed(0)
     start, target = torch.randn(2, 50, 3, generator=rng) * 20, torch.randn(2, 50, 3, generator=rng) * 20
     noise = torch.randn(2, 50, 3, generator=rng)
@@ -185,6 +188,9 @@ def test_the_flow_of_a_perfect_velocity_field_ends_at_the_target():
             return (self.power + 1) * t[:, None, None] ** self.power * (target - source.points - noise)
 
     channels = torch.zeros(1, 6, 4, 4, 4)
+    held_back = flow(Straight(0), channels, source, noise, 4)
+    assert torch.allclose(held_back, start + completion.TRUST * (target - start), atol=1e-3)
+    monkeypatch.setattr(completion, "TRUST", 1.0)
     for count in (1, 2, 5, 8):  # odd numbers end with an Euler step
         assert torch.allclose(flow(Straight(0), channels, source, noise, count), target, atol=1e-3)
     for count in (2, 8):  # Heun's rule is exact for what is linear in time
@@ -254,7 +260,7 @@ def test_the_command_refuses_with_code_2(tmp_path, capsys):
 
 def test_validation_and_development_skulls_are_kept_out():
     empty = np.zeros((1, 1, 1))
-    skulls = [PackedSkull(n, empty, empty, True) for n in ("000", "004", "008", "t001")]
+    skulls = [PackedSkull(n, empty, empty, True) for n in ("000", "004", "008", "t001", "t003")]
     assert [s.name for s in train.training_skulls(skulls, False)] == ["000", "t001"]
     assert [s.name for s in train.training_skulls(skulls, True)] == ["000", "004", "t001"]
     assert len(train.VALIDATION) == 15 and len(train.DEVELOPMENT) == 10
@@ -269,10 +275,30 @@ def many_skulls(count):
     return [PackedSkull(f"{n:03d}", empty, empty.astype(bool), True) for n in range(count)]
 
 
+def test_the_shape_model_learns_from_all_skulls_and_fills_their_holes(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+
+    def maps(skulls, expected_mm=None):
+        inner = 74.0 + rng.normal(0, 2, (len(skulls), 1, 1)) + rng.normal(0, 0.1, (len(skulls), *VAULT_MAP.shape))
+        outer = inner + 6.0
+        for skull, o, i in zip(skulls, outer, inner, strict=True):
+            if not skull.complete:
+                o[60:70, 60:70] = i[60:70, 60:70] = np.nan
+        return outer, inner
+
+    monkeypatch.setattr(prepare, "vault_maps", maps)
+    own_hole = [replace(skull, complete=False) for skull in many_skulls(3)]
+    prepare.save_dome([*many_skulls(30), *own_hole], tmp_path / "out" / "dome.safetensors")
+    write_manifest(tmp_path / "out", {})
+    dome = dome_of(open_weights(tmp_path / "out"))
+    assert dome.domain[64, 64] and np.isfinite(dome.mean).all() and np.isfinite(dome.modes).all()
+    assert np.abs(dome.mean[0] - dome.mean[1] - 6.0).max() < 0.3 and np.abs(dome.mean[1] - 74.0).max() < 2.0
+
+
 def test_too_few_complete_skulls_are_refused(tmp_path):
     for make in (lambda s: prepare.save_dome(s, tmp_path / "d"), lambda s: prepare.spread_cases(s, tmp_path, 1.0)):
-        with pytest.raises(RefusedInput, match="19 complete skulls"):
-            make(many_skulls(19))
+        with pytest.raises(RefusedInput, match="29 complete skulls"):
+            make(many_skulls(29))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the stand-ins reach the processes by a fork")
@@ -284,13 +310,13 @@ def test_cases_come_from_several_processes_and_only_the_missing_ones_are_made(tm
     small_case(1, 20).save(tmp_path / "case_7_1.npz")
     stamp = (tmp_path / "case_7_1.npz").stat().st_mtime_ns
     told = []
-    prepare.spread_cases(many_skulls(20), tmp_path, 0.02, 7, 2, told.append)
+    prepare.spread_cases(many_skulls(30), tmp_path, 0.02, 7, 2, told.append)
     numbers = sorted(int(p.stem.split("_")[2]) for p in tmp_path.glob("case_7_*.npz"))
     assert {0, 1, 2, 3} <= set(numbers) and told
     assert (tmp_path / "case_7_1.npz").stat().st_mtime_ns == stamp
     one = cases.Case.load(tmp_path / "case_7_2.npz")
     (tmp_path / "case_7_2.npz").unlink()
-    cases.write_numbered_cases(many_skulls(20), [None], np.zeros(20, int), tmp_path, 7, [2])
+    cases.write_numbered_cases(many_skulls(30), [None], np.zeros(30, int), tmp_path, 7, [2])
     assert np.array_equal(one.true_points, cases.Case.load(tmp_path / "case_7_2.npz").true_points)
 
 
@@ -304,7 +330,7 @@ def test_a_process_that_fails_is_not_passed_over(tmp_path, monkeypatch):
     monkeypatch.setattr(prepare, "folded_models", lambda skulls: ([None], np.zeros(len(skulls), int)))
     monkeypatch.setattr(cases, "make_case", fails)
     with pytest.raises(FailedResult):
-        prepare.spread_cases(many_skulls(20), tmp_path, 0.02, 0, 2, lambda line: None)
+        prepare.spread_cases(many_skulls(30), tmp_path, 0.02, 0, 2, lambda line: None)
 
 
 # ---- what a training machine has

@@ -37,9 +37,9 @@ from MedShapeCore.volumes import (
 )
 
 from .baselines import HoleCase
-from .model_baselines import BASELINES
 from .benchmark_table import Row, write_results
 from .ensemble import ImplantEnsemble, SpreadSurface, placed
+from .model_baselines import BASELINES
 from .options import ImplantOptions
 from .skull import Skull
 

@@ -1,4 +1,4 @@
-"""The two learned baselines beside mirror and thin plate: a PCA shape model fitted to the bone, and the network without diffusion."""
+"""The learned baselines beside mirror and thin plate: a PCA shape model fitted to the bone, the network without diffusion."""
 
 from __future__ import annotations
 

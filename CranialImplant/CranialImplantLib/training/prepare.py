@@ -22,7 +22,7 @@ from ..dome import DomeModel, draw_numbers, fit_dome_model, posterior
 from .cases import CASE_FILES, RIM_PIXELS, folded_models, vault_domain, vault_maps, write_numbered_cases
 from .pack import PackedSkull
 
-MIN_COMPLETE = 20  # a quarter fewer, each also mirrored, must carry the shape model's modes
+MIN_COMPLETE = 30  # a quarter fewer, each also mirrored, must carry the shape model's 40 modes
 TELL_SECONDS = 20.0
 FILL_INFLATION = 1.6  # of a filled hole's deviation: the model's z-score on skulls it never saw
 
@@ -85,8 +85,8 @@ def _work(
 def save_dome(skulls: list[PackedSkull], path: Path) -> Path:
     """Fits the shape model to the complete skulls, then once more with the others, and writes it as safetensors.
 
-    The hole that a skull came with is filled by a sample of the first model's posterior: its mean would teach the second model
-    that all heads are average there.
+    The hole that a skull came with is filled by a sample of the first model's posterior: its mean would teach the
+    second model that all heads are average there.
     """
     outer, inner = vault_maps(enough_complete(skulls))
     domain = vault_domain(outer)

@@ -27,7 +27,7 @@ from .tasks import Task
 # facts of the public data: skulls kept for choosing between networks, and for the last judgement
 DEVELOPMENT = ("004", "009", "013", "019", "029", "054", "060", "068", "073", "083")
 VALIDATION = ("008", "018", "020", "022", "031", "032", "039", "047", "056", "058", "062", "072", "074", "077", "089")
-SAME_SCAN = ("t003",)  # a challenge skull that is the scan of validation skull 018: vaults 0.2 mm apart, others above 1.2
+SAME_SCAN = ("t003",)  # this challenge skull is validation skull 018: vaults 0.2 mm apart, all others above 0.7
 
 PREPARATIONS = ("cases", "dome")
 READS_PACK = ("cases", "dome", "look")  # the other stages read the cases alone
