@@ -52,8 +52,8 @@ def open_weights(folder: Path) -> WeightsFolder:
     """Reads the manifest of a weights folder; FailedResult where it is missing or no manifest."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        _ = manifest["files"]
-    except (OSError, ValueError, KeyError) as error:
+        _ = [entry["sha256"] for entry in manifest["files"].values()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FailedResult("weights-missing", f"The weights' {MANIFEST} cannot be read: {error}.", REPAIR) from error
     return WeightsFolder(folder, manifest)
 

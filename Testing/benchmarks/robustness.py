@@ -23,7 +23,7 @@ from CranialImplantLib.models import Models, load_models  # noqa: E402
 from CranialImplantLib.options import ImplantOptions  # noqa: E402
 from CranialImplantLib.pipeline import generate_implants, locate  # noqa: E402
 from CranialImplantLib.skull import Skull  # noqa: E402
-from CranialImplantLib.training.pack import compact_pack  # noqa: E402
+from CranialImplantLib.training.pack import find_sources, read_source  # noqa: E402
 from MedShapeCore.errors import MedShapeError  # noqa: E402
 from MedShapeCore.pictures import body_of, contact_sheet, fitted_view, render_surface  # noqa: E402
 from MedShapeCore.surfaces import (  # noqa: E402
@@ -150,10 +150,11 @@ def check_challenge(pack: Path, models: Models, out: Path) -> dict[str, str]:
     """Runs every skull of a compact pack (one member, fast) and draws a contact sheet; what failed comes with the reason."""
     failed: dict[str, str] = {}
     images, labels = [], []
-    for name, mask, matrix in compact_pack(pack):
-        start = time.perf_counter()
+    for source in find_sources([pack])[0]:
+        name, start = source.name, time.perf_counter()
+        skull = read_source(source)
         try:
-            ensemble = generate_implants(Skull(mask, matrix, name), FAST, models=models)
+            ensemble = generate_implants(Skull(skull.mask, skull.ijk_to_lps, name), FAST, models=models)
         except MedShapeError as error:
             failed[name] = error.message
             continue

@@ -38,7 +38,9 @@ WIDE_MM = 14.0  # distances are clipped here for the registration
 LEVELS = ((4, 40.0, 15.0, 25), (2, 12.0, 6.0, 20))
 AGAIN = ((2, 12.0, 5.0, 20),)
 LARGEST_WEIGHT = 0.35  # of one skull in the mix: the result must not look like it
+MIX_WIDTH_MM = 7.5  # the mix is smoothed over this: errors of single registrations tear thin orbital roofs
 SMOOTH_MM, SMOOTH_WIDTH_MM = 1.0, 25.0  # deviation and width of the added bending
+THIN_MM = 0.4  # averaging thins the walls of orbits and sinuses: face and base are thickened by this on each side
 ROUGHNESS = ((3.0, 0.15), (0.9, 0.16))  # width and deviation in mm of the surface's noise
 VOXEL_MM = (0.8, 0.8, 1.0)
 RIM_MM = 1.2  # edges of the cut are rounded over this
@@ -151,7 +153,8 @@ def group_of(skulls: list[PackedSkull], progress: Callable[[str], None] = print)
         bends = [back + resampled(b, coarse(2), bent(thin, back)) for b in bends]
         rms = np.sqrt(np.mean(np.square(bends)))
         progress(f"{len(skulls)} skulls bent onto their mean by {rms:.1f} mm (root mean square)")
-    return Group(centred, np.stack(bends))
+    thinned = THIN_MM / (1 + np.exp((HEAD_GRID.points()[..., 2] + 22.0) / 4.0))  # below the brows
+    return Group(centred - thinned, np.stack(bends))
 
 
 def full(bend: np.ndarray) -> np.ndarray:
@@ -186,7 +189,8 @@ def new_skull(group: Group, generator: np.random.Generator) -> np.ndarray:
     number = len(group.bends)
     weights = generator.uniform(-LARGEST_WEIGHT, LARGEST_WEIGHT, number)
     # The mean of the bends is near zero, so the weights need no sum: a sample of their covariance.
-    mix = full(np.tensordot(weights - weights.mean(), group.bends, 1))
+    mix = np.tensordot(weights - weights.mean(), group.bends, 1)
+    mix = full(ndimage.gaussian_filter(mix, (0, *[MIX_WIDTH_MM / coarse(2).step] * 3)))
     sigma = SMOOTH_WIDTH_MM / coarse(4).step
     noise = ndimage.gaussian_filter(generator.standard_normal((3, *coarse(4).shape)), (0, sigma, sigma, sigma))
     mix += resampled(SMOOTH_MM * noise / noise.std(), coarse(4), HEAD_GRID.points())
