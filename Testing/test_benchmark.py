@@ -14,7 +14,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import shell_ensemble
-from CranialImplantLib.baselines import BASELINES, HoleCase
+from CranialImplantLib.baselines import HoleCase
 from CranialImplantLib.benchmark import (
     Case,
     Settings,
@@ -27,6 +27,7 @@ from CranialImplantLib.benchmark import (
 )
 from CranialImplantLib.benchmark_table import described, summarized, table_text
 from CranialImplantLib.ensemble import SpreadSurface, placed
+from CranialImplantLib.model_baselines import BASELINES
 from MedShapeCore.errors import Cancelled, OptionError, RefusedInput
 from MedShapeCore.metrics import implant_metrics
 from MedShapeCore.volumes import Volume, read_volume, write_volume

@@ -115,7 +115,7 @@ def check_copies(path: Path, models: Models) -> dict[str, float]:
     copies = {
         "turned 30 degrees, resampled": (resampled(bone, matrix, turned, (0.5, 0.5, 0.7)), turned),
         "flipped axis": (Skull(bone[:, :, ::-1], matrix @ flip), np.eye(4)),
-        "other axis order": (Skull(bone.transpose(2, 0, 1), matrix @ axes.T), np.eye(4)),
+        "other axis order": (Skull(bone.transpose(2, 0, 1), matrix @ axes), np.eye(4)),
         "oblique directions": (Skull(bone, turned @ matrix), turned),
         "cropped": (Skull(bone[box], crop(Volume(bone, matrix), box).ijk_to_lps), np.eye(4)),
         "2 mm slices": (resampled(bone, matrix, np.eye(4), (0.5, 0.5, 2.0)), np.eye(4)),

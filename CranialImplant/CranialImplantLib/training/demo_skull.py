@@ -16,6 +16,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from MedShapeCore.errors import RefusedInput
@@ -37,12 +38,13 @@ WIDE_MM = 14.0  # distances are clipped here for the registration
 # (voxel in steps of HEAD_GRID, first and last width in mm of the smoothing, rounds): coarse to fine
 LEVELS = ((4, 40.0, 15.0, 25), (2, 12.0, 6.0, 20))
 AGAIN = ((2, 12.0, 5.0, 20),)
-LARGEST_WEIGHT = 0.35  # of one skull in the mix: the result must not look like it
+LARGEST_WEIGHT = 0.45  # of one skull in the mix: the result must not look like it
 MIX_WIDTH_MM = 7.5  # the mix is smoothed over this: errors of single registrations tear thin orbital roofs
-SMOOTH_MM, SMOOTH_WIDTH_MM = 1.0, 25.0  # deviation and width of the added bending
+SMOOTH_MM, SMOOTH_WIDTH_MM = 1.3, 25.0  # deviation and width of the added bending
 THIN_MM = 0.4  # averaging thins the walls of orbits and sinuses: face and base are thickened by this on each side
-ROUGHNESS = ((3.0, 0.15), (0.9, 0.16))  # width and deviation in mm of the surface's noise
+ROUGHNESS = ((3.0, 0.12), (0.9, 0.08))  # width and deviation in mm of the surface's noise
 VOXEL_MM = (0.8, 0.8, 1.0)
+BURR_MM = 7.0  # radius of a burr hole
 RIM_MM = 1.2  # edges of the cut are rounded over this
 SEED = 5
 
@@ -140,7 +142,8 @@ def group_of(skulls: list[PackedSkull], progress: Callable[[str], None] = print)
     """Bends the skulls to the fourth one, then to their mean, in which that one counts as much as the others."""
     each = [known(s) for s in skulls]
     room = [room_mm(s) for s in skulls]
-    fixed, bends = each[min(3, len(each) - 1)], [None] * len(each)
+    fixed = each[min(3, len(each) - 1)]
+    bends: list[Any] = [None] * len(each)
     for levels in (LEVELS, AGAIN):
         bends = [register_bend(fixed, k, levels, b) for k, b in zip(each, bends, strict=True)]
         mean = mean_field(each, room, bends)
@@ -200,8 +203,8 @@ def new_skull(group: Group, generator: np.random.Generator) -> np.ndarray:
 def lowest_mm(bend: np.ndarray) -> float:
     """Lowest height (z of the head frame) at which the new skull is known everywhere."""
     height = HEAD_GRID.points()[..., 2] + bend[2]
-    middle = np.abs(HEAD_GRID.points()[0, ..., 0]) < 70.0
-    sure = (height[:, middle] > HEAD_GRID.low[2] + 1.0).all(1)
+    x, y, _ = np.moveaxis(HEAD_GRID.points()[0], -1, 0)
+    sure = (height[:, np.hypot(x / 70.0, y / 105.0) < 1] > HEAD_GRID.low[2] + 1.0).all(1)
     return float(HEAD_GRID.low[2] + HEAD_GRID.step * np.argmax(sure))
 
 
@@ -214,16 +217,24 @@ def craniotomy(outer_mm: np.ndarray, generator: np.random.Generator) -> Cutter:
     forward = np.array([0.0, -1.0, 0.15])
     first = forward - (forward @ axis) * axis
     first /= np.linalg.norm(first)
-    angle = np.arange(256) * 2 * np.pi / 256
-    a, b = 50.0, 37.0
-    outline = (np.abs(np.cos(angle) / a) ** 2.5 + np.abs(np.sin(angle) / b) ** 2.5) ** (-1 / 2.5)  # a rounded flap
+    outline = flap_outline_mm(62.0, 47.0, np.radians([40, 148, 214, 322]) + generator.normal(0, 0.08, 4), generator)
+    frame = np.stack([first, np.cross(axis, first), axis])
+    # The saw points at the middle of the head: the cut closes by 1 / 80 per mm of depth, so the rim is bevelled.
+    return Cutter(radius * axis, frame, outline, 1 / 80.0, np.zeros((0, 3)), np.zeros((0, 3)))
+
+
+def flap_outline_mm(a_mm: float, b_mm: float, burrs: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Radius over the angle (512,) float32: a wavy rounded rectangle with burr holes at some angles (n,)."""
+    angle = np.arange(512) * 2 * np.pi / 512
+    radius = (np.abs(np.cos(angle) / a_mm) ** 2.5 + np.abs(np.sin(angle) / b_mm) ** 2.5) ** (-1 / 2.5)
     for n in range(2, 14):
-        outline *= 1 + generator.normal(0, 0.055 / n**0.8) * np.cos(n * angle + generator.uniform(0, 2 * np.pi))
-    corners = np.radians([38, 150, 215, 320]) + generator.normal(0, 0.1, 4)
-    reach = np.interp(corners % (2 * np.pi), angle, outline, period=2 * np.pi) - 2.5
-    burrs = np.stack([reach * np.cos(corners), reach * np.sin(corners), np.full(4, 6.5)], 1)
-    return Cutter(radius * axis, np.stack([first, np.cross(axis, first), axis]), outline.astype(np.float32), 0.010,
-                  burrs, np.zeros((0, 3)))  # fmt: skip
+        radius *= 1 + generator.normal(0, 0.05 / n**0.9) * np.cos(n * angle + generator.uniform(0, 2 * np.pi))
+    for at in burrs:
+        reach = float(np.interp(at % (2 * np.pi), angle, radius, period=2 * np.pi)) + 2.0
+        aside = reach * np.sin(angle - at)
+        far = reach * np.cos(angle - at) + np.sqrt(np.maximum(BURR_MM**2 - aside**2, 0.0))
+        radius = np.where((np.abs(aside) < BURR_MM) & (np.cos(angle - at) > 0), np.maximum(radius, far), radius)
+    return radius.astype(np.float32)
 
 
 def scanned(
@@ -231,14 +242,14 @@ def scanned(
 ) -> Volume:
     """The new skull as the mask of a head CT: uint8, in LPS axes, the head a little turned and off the middle."""
     lps_from_head = np.eye(4)
-    lps_from_head[:3, :3] = Rotation.from_euler("xyz", [1.5, -2.0, 3.0], degrees=True).as_matrix()
+    lps_from_head[:3, :3] = Rotation.from_euler("xyz", [0.6, -1.0, 3.0], degrees=True).as_matrix()
     lps_from_head[:3, 3] = (3.0, -14.0, 52.0)
     floor = lowest_mm(bend)
     corners = np.array([[x, y, z] for x in (-88, 88) for y in (-112, 112) for z in (floor, 112)])
     corners = corners @ lps_from_head[:3, :3].T + lps_from_head[:3, 3]
     matrix = np.diag([*VOXEL_MM, 1.0])
     matrix[:3, 3] = corners.min(0)
-    matrix[2, 3] = corners[:4:1, 2].max() if floor is None else np.sort(corners[:, 2])[3]  # all of the floor is known
+    matrix[2, 3] = np.sort(corners[:, 2])[3]  # the highest of the four lower corners: below it not all is known
     size = np.ceil((corners.max(0) - matrix[:3, 3]) / VOXEL_MM).astype(int)
     head_from_ijk = np.linalg.inv(lps_from_head) @ matrix
     noise = [w * normal_noise(size[::-1], s / np.array(VOXEL_MM[::-1]), generator) for s, w in ROUGHNESS]
@@ -290,17 +301,20 @@ def difference_mm(points: np.ndarray, other: Known, outer_mm: np.ndarray) -> flo
 def vault_points(outer_mm: np.ndarray) -> np.ndarray:
     """(n, 3) points of the outer vault, down to 95 degrees from the vertex."""
     use = np.isfinite(outer_mm) & (VAULT_MAP.polar_deg() < 95.0)
-    return (VAULT_MAP.directions() * outer_mm[..., None])[use][::3]
+    return (VAULT_MAP.directions() * outer_mm[..., None])[use][::8]
 
 
-def differences(new_mm: np.ndarray, skulls: list[PackedSkull], pairs: int = 300) -> tuple[np.ndarray, np.ndarray]:
-    """Differences in mm of a new vault (H, W) to each skull, and of random pairs of the skulls to each other."""
+def differences(new_mm: np.ndarray, skulls: list[PackedSkull], sample: int = 12) -> tuple[np.ndarray, np.ndarray]:
+    """Differences in mm of a new vault (H, W) to each skull (N,), and of a sample of the skulls to the others (S, N - 1)."""
     each = [known(s) for s in skulls]
     outer, _ = vault_maps(skulls)
-    new = np.array([difference_mm(vault_points(new_mm), k, o) for k, o in zip(each, outer, strict=True)])
-    generator = np.random.default_rng(0)
-    chosen = [generator.choice(len(skulls), 2, replace=False) for _ in range(pairs)]
-    return new, np.array([difference_mm(vault_points(outer[a]), each[b], outer[b]) for a, b in chosen])
+
+    def to_all(outer_mm: np.ndarray, leave_out: int = -1) -> list[float]:
+        points = vault_points(outer_mm)
+        return [difference_mm(points, each[n], outer[n]) for n in range(len(skulls)) if n != leave_out]
+
+    chosen = np.random.default_rng(0).choice(len(skulls), min(sample, len(skulls)), replace=False)
+    return np.array(to_all(new_mm)), np.array([to_all(outer[n], int(n)) for n in chosen])
 
 
 # ---- the file
@@ -325,9 +339,9 @@ def make(pack: Path, out: Path, seed: int = SEED, progress: Callable[[str], None
     field = HEAD_GRID.sample(group.mean, bent(HEAD_GRID.points(), bend), WIDE_MM)
     packed = np.clip(np.round(field / QUANTUM_MM), -127, 127).astype(np.int8)
     outer, _ = vault_maps([PackedSkull("new", packed, np.ones(HEAD_GRID.shape, bool), True)])
-    new, pairs = differences(outer[0], [s for s in training_skulls(skulls, True) if s.complete])
-    progress(f"vault against the training skulls: median {np.median(new):.2f} mm, nearest {new.min():.2f} mm; "
-             f"skulls against each other: median {np.median(pairs):.2f} mm, 5th percentile {np.percentile(pairs, 5):.2f} mm")  # fmt: skip
+    new, others = differences(outer[0], [s for s in training_skulls(skulls, True) if s.complete])
+    progress(f"vault: {np.median(new):.2f} mm from the median training skull, {new.min():.2f} mm from the nearest; training "
+             f"skulls: {np.median(others):.2f} mm and {np.median(others.min(1)):.2f} mm ({others.min():.2f} at least)")  # fmt: skip
     volume = scanned(group.mean, bend, craniotomy(outer[0], generator), generator)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_volume(out, volume)
