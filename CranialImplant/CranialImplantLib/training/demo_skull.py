@@ -24,6 +24,7 @@ from MedShapeCore.volumes import Volume, box_of, crop, write_volume
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from ..dome import extended
 from ..head import FIELD_LIMIT_MM, HEAD_GRID
 from ..pose import Grid, register
 from ..vault import VAULT_MAP
@@ -46,7 +47,7 @@ ROUGHNESS = ((3.0, 0.12), (0.9, 0.08))  # width and deviation in mm of the surfa
 VOXEL_MM = (0.8, 0.8, 1.0)
 BURR_MM = 7.0  # radius of a burr hole
 RIM_MM = 1.2  # edges of the cut are rounded over this
-SEED = 5
+SEED = 8
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,7 @@ def craniotomy(outer_mm: np.ndarray, generator: np.random.Generator) -> Cutter:
     forward = np.array([0.0, -1.0, 0.15])
     first = forward - (forward @ axis) * axis
     first /= np.linalg.norm(first)
-    outline = flap_outline_mm(62.0, 47.0, np.radians([40, 148, 214, 322]) + generator.normal(0, 0.08, 4), generator)
+    outline = flap_outline_mm(58.0, 44.0, np.radians([40, 148, 214, 322]) + generator.normal(0, 0.08, 4), generator)
     frame = np.stack([first, np.cross(axis, first), axis])
     # The saw points at the middle of the head: the cut closes by 1 / 80 per mm of depth, so the rim is bevelled.
     return Cutter(radius * axis, frame, outline, 1 / 80.0, np.zeros((0, 3)), np.zeros((0, 3)))
@@ -291,43 +292,48 @@ def rounded_max(a: np.ndarray, b: np.ndarray, width: float) -> np.ndarray:
 # ---- is it a person's?
 
 
-def difference_mm(points: np.ndarray, other: Known, outer_mm: np.ndarray) -> float:
-    """Median distance of outer vault points (n, 3) to another vault after rigid alignment; outer_mm : its radii (H, W)."""
-    matrix, _ = register(points, other.distance, HEAD_GRID, np.eye(4), with_scale=False, clip_mm=WIDE_MM)
-    index, radius = VAULT_MAP.pixels(points @ matrix[:3, :3].T + matrix[:3, 3])
-    return float(np.nanmedian(np.abs(radius - VAULT_MAP.sample(outer_mm, index))))
+def surface_field(outer_mm: np.ndarray) -> np.ndarray:
+    """(k, j, i) mm on coarse(2), about the signed distance to the surface of a vault (H, W) that counts as solid."""
+    index, radius = VAULT_MAP.pixels(coarse(2).points())
+    return np.clip(radius - VAULT_MAP.sample(extended(outer_mm), index), -WIDE_MM, WIDE_MM).astype(np.float32)
 
 
 def vault_points(outer_mm: np.ndarray) -> np.ndarray:
     """(n, 3) points of the outer vault, down to 95 degrees from the vertex."""
     use = np.isfinite(outer_mm) & (VAULT_MAP.polar_deg() < 95.0)
-    return (VAULT_MAP.directions() * outer_mm[..., None])[use][::8]
+    return (VAULT_MAP.directions() * outer_mm[..., None])[use][::4]
 
 
-def differences(new_mm: np.ndarray, skulls: list[PackedSkull], sample: int = 12) -> tuple[np.ndarray, np.ndarray]:
-    """Differences in mm of a new vault (H, W) to each skull (N,), and of a sample of the skulls to the others (S, N - 1)."""
-    each = [known(s) for s in skulls]
-    outer, _ = vault_maps(skulls)
+def difference_mm(points: np.ndarray, surface: np.ndarray) -> float:
+    """Median distance of points (n, 3) to a vault's surface, see surface_field, after rigid alignment."""
+    matrix, _ = register(points, surface, coarse(2), np.eye(4), with_scale=False, clip_mm=WIDE_MM)
+    moved = points @ matrix[:3, :3].T + matrix[:3, 3]
+    return float(np.median(np.abs(coarse(2).sample(surface, moved, WIDE_MM))))
 
-    def to_all(outer_mm: np.ndarray, leave_out: int = -1) -> list[float]:
-        points = vault_points(outer_mm)
-        return [difference_mm(points, each[n], outer[n]) for n in range(len(skulls)) if n != leave_out]
 
-    chosen = np.random.default_rng(0).choice(len(skulls), min(sample, len(skulls)), replace=False)
-    return np.array(to_all(new_mm)), np.array([to_all(outer[n], int(n)) for n in chosen])
+def differences(new_mm: np.ndarray, outer_mm: np.ndarray, sample: int = 16) -> tuple[np.ndarray, np.ndarray]:
+    """Differences in mm of a new vault (H, W) to each of (N, H, W), and of a sample of these to the others (S, N - 1)."""
+    surfaces = [surface_field(o) for o in outer_mm]
+
+    def to_all(vault_mm: np.ndarray, leave_out: int = -1) -> list[float]:
+        points = vault_points(vault_mm)
+        return [difference_mm(points, s) for n, s in enumerate(surfaces) if n != leave_out]
+
+    chosen = np.random.default_rng(0).choice(len(outer_mm), min(sample, len(outer_mm)), replace=False)
+    return np.array(to_all(new_mm)), np.array([to_all(outer_mm[n], int(n)) for n in chosen])
 
 
 # ---- the file
 
 
 def group_skulls(skulls: list[PackedSkull]) -> list[PackedSkull]:
-    """The first complete training skulls whose scans reach the lower end of the base; refuses too few."""
+    """The first complete training skulls, by name, whose scans reach the lower end of the base; refuses too few."""
     row = int(np.ceil((LOWEST_MM - HEAD_GRID.low[2]) / HEAD_GRID.step))
     deep = [s for s in training_skulls(skulls, False) if s.complete and s.inside[row].mean() > 0.5]
     if len(deep) < SKULLS:
         raise RefusedInput("few-skulls", f"The pack has {len(deep)} complete skulls with their base; {SKULLS} are needed.",
                            "Pack more skulls.")  # fmt: skip
-    return deep[:SKULLS]
+    return sorted(deep, key=lambda s: s.name)[:SKULLS]
 
 
 def make(pack: Path, out: Path, seed: int = SEED, progress: Callable[[str], None] = print) -> Path:
@@ -338,11 +344,13 @@ def make(pack: Path, out: Path, seed: int = SEED, progress: Callable[[str], None
     bend = new_skull(group, generator)
     field = HEAD_GRID.sample(group.mean, bent(HEAD_GRID.points(), bend), WIDE_MM)
     packed = np.clip(np.round(field / QUANTUM_MM), -127, 127).astype(np.int8)
-    outer, _ = vault_maps([PackedSkull("new", packed, np.ones(HEAD_GRID.shape, bool), True)])
-    new, others = differences(outer[0], [s for s in training_skulls(skulls, True) if s.complete])
-    progress(f"vault: {np.median(new):.2f} mm from the median training skull, {new.min():.2f} mm from the nearest; training "
-             f"skulls: {np.median(others):.2f} mm and {np.median(others.min(1)):.2f} mm ({others.min():.2f} at least)")  # fmt: skip
-    volume = scanned(group.mean, bend, craniotomy(outer[0], generator), generator)
+    new_one = PackedSkull("new", packed, np.ones(HEAD_GRID.shape, bool), True)
+    outer, _ = vault_maps([*(s for s in training_skulls(skulls, True) if s.complete), new_one])
+    new, others = differences(outer[-1], outer[:-1])
+    progress(f"vault: {np.median(new):.2f} mm from the median training skull, {new.min():.2f} mm from the nearest; "
+             f"training skulls from each other: {np.median(others):.2f} mm, and {np.median(others.min(1)):.2f} mm "
+             f"({others.min():.2f} to {others.min(1).max():.2f}) from the nearest")  # fmt: skip
+    volume = scanned(group.mean, bend, craniotomy(outer[-1], generator), generator)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_volume(out, volume)
     progress(f"{out}: {volume}, {out.stat().st_size / 2**20:.2f} MiB")
