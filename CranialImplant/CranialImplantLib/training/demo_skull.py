@@ -1,13 +1,17 @@
 """The bundled demo skull, demo/demo_skull.nrrd: a skull with a craniectomy that is no person's.
 
-Sixteen training skulls are bent onto each other and averaged, so that orbits, zygomatic arches and the base stay sharp.
-Their bendings are then mixed with random weights, and random smooth bending is added (Cootes 1995 for fields instead
-of points). A left parieto-frontal craniotomy with burr holes and a bevelled rim is cut out, and the surface is
-roughened as thresholding a CT does. FIGURES_HERE
+Sixteen training skulls are bent onto their mean shape and averaged there, so that orbits, zygomatic arches and the base
+stay sharp. Their bendings are then mixed with random weights, and random smooth bending is added (the shape model of
+Cootes 1995, on fields instead of points). A left fronto-parietal craniotomy with burr holes and a bevelled rim is cut
+out, and the surface is roughened as by thresholding a CT. The closed skull is not kept.
+
+No one's: its outer vault, rigidly aligned, is 1.8 mm (median distance) from the median one of 74 training skulls and
+0.84 mm from the nearest. Sixteen of these skulls are 1.6 mm from the median other one and 0.79 to 1.17 mm (median 0.91)
+from the nearest: it is as far from each person as two persons are from each other.
 
 The file is derived from SkullFix and has its licence, CC BY-NC-SA 4.0, as the weights have.
 
-    python -m CranialImplantLib.training.demo_skull --pack PACK --out CranialImplantLib/demo/demo_skull.nrrd
+    python -m CranialImplantLib.training.demo_skull --pack PACK --out FILE
 """
 
 from __future__ import annotations
