@@ -18,6 +18,7 @@ from scipy import ndimage
 from skull_cases import refusal
 from spherical_head import (
     BACK,
+    INNER_MM,
     LEFT,
     OUTER_MM,
     RIGHT,
@@ -25,6 +26,7 @@ from spherical_head import (
     angle_rad,
     cap_cm2,
     shell_bone,
+    shell_dome,
     shell_model,
     shell_on_grid,
     unit,
@@ -173,11 +175,23 @@ def test_the_distance_to_the_outline_is_in_millimetres():
     assert np.abs(outline.distance_mm - inside)[near].max() < 1.2  # a pixel of 0.93 mm
 
 
+@pytest.mark.parametrize(("left", "radius_mm"), [(0.4, 26.0), (0.8, 20.0)])
+def test_a_thinned_rim_belongs_to_the_hole_where_less_than_half_is_left(left, radius_mm):
+    radius = np.linalg.norm(HEAD_GRID.points(), axis=-1)
+    ring = angle_rad(HEAD_GRID.points(), TOP) * OUTER_MM < 26.0
+    gone = np.where(ring, radius - (INNER_MM + left * (OUTER_MM - INNER_MM)), -6.0)
+    field = np.maximum(shell_on_grid(((TOP, 20.0),)), gone).astype(np.float32)
+    hole = find_holes(shell_bone(((TOP, 20.0),)), MODEL, SURE)[0]
+    assert fine_cm2(fine_outline(field, shell_dome(), hole).missing) == pytest.approx(cap_cm2(radius_mm), rel=0.05)
+
+
 def test_an_island_belongs_to_the_hole_and_another_hole_does_not():
     radius = np.linalg.norm(HEAD_GRID.points(), axis=-1)
     island = np.maximum(np.abs(radius - 77.0) - 3.0, angle_rad(HEAD_GRID.points(), TOP) * OUTER_MM - 6.0)
-    holes = ((TOP, 30.0), ((0.0, 0.8, 0.6), 14.0))
+    beside = 52.0 / OUTER_MM  # 8 mm of bone between the two
+    holes = ((TOP, 30.0), ((0.0, np.sin(beside), np.cos(beside)), 14.0))
     field = np.minimum(shell_on_grid(holes), island).astype(np.float32)
     outline = outline_of(TOP, 30.0, field)
     assert outline.missing[FINE_MAP.half, FINE_MAP.half]
+    assert not outline.missing[angle_rad(FINE_MAP.directions(), TOP) * OUTER_MM > 34.0].any()
     assert fine_cm2(outline.missing) == pytest.approx(cap_cm2(30.0), rel=0.05)

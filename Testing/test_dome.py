@@ -32,8 +32,8 @@ def test_a_dome_in_the_models_span_is_restored(direction, radius_mm):
     model = shell_model(residual_mm=0.05)
     truth = maps_of(model, np.array([1.5, -1.0, 0.5, 1.0, -2.0, 1.0]))
     hole = hole_map(direction, radius_mm)
-    wrong, unknown = np.where(hole, 90.0, truth[0]), np.where(hole, np.nan, truth[1])  # the hole's pixels do not count
-    dome = posterior(model, wrong, unknown, hole)
+    wrong = np.where(hole, 90.0, truth)  # the hole's own pixels do not count
+    dome = posterior(model, wrong[0], wrong[1], hole)
     inside = hole & model.domain
     assert np.abs(dome.outer - truth[0])[inside].max() < 0.1 and np.abs(dome.inner - truth[1])[inside].max() < 0.1
     assert np.abs(truth[0] - OUTER_MM)[inside].max() > 2.0  # the mean alone would be wrong

@@ -216,8 +216,8 @@ def test_the_indicator_of_a_ball_lies_where_its_points_are():
     centre, radius_mm, step_mm = np.array([3.0, -4.0, 6.0]), 11.0, 1.5  # x, y, z
     points = torch.tensor(centre + radius_mm * unit, dtype=torch.float32)[None]
     normals = torch.tensor(unit * 4 * np.pi * radius_mm**2 / 1500, dtype=torch.float32)[None]
-    low = torch.tensor([-15.0, -24.0, -12.0])
-    shape = (25, 27, 24)
+    low = torch.tensor([-21.0, -24.0, -10.5])
+    shape = (23, 27, 30)
     solved = indicator(points, normals, low, shape, step_mm)[0].numpy()
     k, j, i = np.meshgrid(*[np.arange(n) for n in shape], indexing="ij")
     distance = np.linalg.norm(low.numpy() + step_mm * np.stack([i, j, k], -1) - centre, axis=-1) - radius_mm

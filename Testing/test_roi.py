@@ -245,6 +245,20 @@ def test_the_native_region_covers_the_hole_on_any_grid(axes, spacing_mm):
     assert (angle_rad(region.points_head, LEFT) * OUTER_MM).max() < HOLE_MM + REGION_MM + blocks * 1.6
 
 
+def test_the_native_region_is_centred_on_fine_voxels_too():
+    spacing_mm, count = 0.6, 170  # decided on blocks of 3 voxels
+    matrix = np.diag([spacing_mm, spacing_mm, spacing_mm, 1.0])
+    matrix[:3, 3] = 75.0 * unit(LEFT) - spacing_mm * count / 2
+    mask = np.zeros((count, count, count), bool)
+    region = native_region(mask, matrix, HeadPose(np.eye(4), 1.0, 0.0), cap_outline(LEFT, HOLE_MM), shell_dome())
+    points = lps_from_ijk(region.ijk_to_lps, np.moveaxis(np.indices(region.region.shape), 0, -1))
+    radius = np.linalg.norm(points, axis=-1)
+    exact = angle_rad(points, LEFT) * OUTER_MM - HOLE_MM < REGION_MM
+    exact &= (radius < OUTER_MM + ABOVE_MM) & (radius > INNER_MM - BELOW_MM)
+    assert np.abs(points[region.region].mean(0) - points[exact].mean(0)).max() < 0.1
+    assert (exact != region.region).sum() < 0.1 * exact.sum()
+
+
 def test_the_native_region_is_empty_where_the_hole_was_not_scanned():
     mask = np.zeros((20, 20, 20), bool)
     matrix = np.eye(4)
