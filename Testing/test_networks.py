@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 from CranialImplantLib.completion import JITTER_MM, OFFSET_MM, TRUST, CompletionNetwork, Source, flow
+from CranialImplantLib.head import FIELD_LIMIT_MM
 from CranialImplantLib.look import LookNetwork, look, look_matrix, similarity_from_look
 from CranialImplantLib.networks import UNet3d, depth_to_space, space_to_depth
 from CranialImplantLib.points import Exchange, grid_sample_points, pool_points, wave
 from CranialImplantLib.refinement import (
     FAR_BOUND_MM,
-    FIELD_MM,
     FREE_BOUND_MM,
     MEMBER_BOUND_MM,
     NEAR_MM,
@@ -171,11 +171,11 @@ def test_a_members_surface_moves_no_farther_than_its_bound(sign):
     channels, solid = channels_and_solid()
     base = torch.minimum(channels[:, :1], solid)
     for member, bound_mm in ((True, MEMBER_BOUND_MM), (False, FREE_BOUND_MM)):
-        moved = (network(channels, solid, member) - base).abs() * FIELD_MM
-        near = solid * FIELD_MM < NEAR_MM[0]  # inside the solid, and around it
+        moved = (network(channels, solid, member) - base).abs() * FIELD_LIMIT_MM
+        near = solid * FIELD_LIMIT_MM < NEAR_MM[0]  # inside the solid, and around it
         assert torch.allclose(moved[near], torch.tensor(bound_mm), atol=1e-4)
         assert moved.max() <= FAR_BOUND_MM + 1e-4 and moved[~near].min() >= bound_mm - 1e-4
-        far = solid * FIELD_MM > NEAR_MM[1]
+        far = solid * FIELD_LIMIT_MM > NEAR_MM[1]
         assert torch.allclose(moved[far], torch.tensor(FAR_BOUND_MM), atol=1e-4)
 
 
@@ -186,7 +186,7 @@ def test_the_refinement_is_told_whether_it_sees_a_member():
     base = torch.minimum(channels[:, :1], solid)
     inside = solid < 0
     change = [
-        torch.atanh((network(channels, solid, m) - base) * FIELD_MM / b)[inside]
+        torch.atanh((network(channels, solid, m) - base) * FIELD_LIMIT_MM / b)[inside]
         for m, b in ((True, MEMBER_BOUND_MM), (False, FREE_BOUND_MM))
     ]
     assert (change[0] - change[1]).abs().max() > 1e-4

@@ -14,13 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .points import BoneEncoder, PointBody, wave
+from .points import PLACE_MM, BoneEncoder, PointBody, wave
 
 TRUST = 0.25  # share of the learned motion that is kept; chosen on the development skulls, where more of it costs DSC
 JITTER_MM = 1.0  # of the source points, besides the dome's own spread
 OWN = 3 + 3 + 3 + 8 + 3 + 1  # position, normal, kind, time, moved, offset of the sample
 OFFSET_MM = 3.0
-PLACE_MM = 50.0
 
 
 class CompletionNetwork(nn.Module):

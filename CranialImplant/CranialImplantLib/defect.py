@@ -18,6 +18,7 @@ from .head import HEAD_GRID
 from .notices import Notice
 from .vault import VAULT_MAP, MapGrid, cast
 
+RIM_PIXELS = 2  # pixels around a hole whose radii measure the cut's edge, not the skull
 MIN_AREA_CM2 = 3.0  # smaller gaps are burr holes, sutures or thin bone
 SURE_AREA_CM2 = 6.0  # from here on a hole needs no support by the look: complete skulls show none
 MIN_SUPPORT = 0.1

@@ -10,11 +10,12 @@ from scipy import linalg, ndimage
 
 from . import baselines
 from .baselines import HoleCase
+from .defect import RIM_PIXELS
 from .dome import DomeModel, extended
+from .head import FIELD_LIMIT_MM
 from .models import Models
-from .pipeline import RIM_PIXELS, Prepared, native_field, refined_field
-from .pose import HeadPose
-from .roi import NativeRegion, shell_field
+from .pipeline import Prepared, native_field, refined_field
+from .roi import NativeRegion, region_points, shell_field
 from .subtraction import implant_from_field
 
 
@@ -40,8 +41,8 @@ def _pca(hole: HoleCase) -> np.ndarray:
     located = prepared.located
     gone = ndimage.binary_dilation(prepared.hole.pixels, iterations=RIM_PIXELS)
     outer, inner = pca_maps(models.dome, located.outer, located.inner, gone)
-    field = np.full(hole.region.shape, 6.0, np.float32)
-    field[hole.region] = shell_field(outer, inner, prepared.outline, region_points(hole, located.pose))
+    field = np.full(hole.region.shape, FIELD_LIMIT_MM, np.float32)
+    field[hole.region] = shell_field(outer, inner, prepared.outline, region_points(hole.region, hole.ijk_to_lps, located.pose))
     return implant_from_field(field, hole.bone, hole.region, spacing_of(hole.ijk_to_lps))
 
 
@@ -49,15 +50,9 @@ def _network(hole: HoleCase) -> np.ndarray:
     prepared, models = _context(hole)
     field = refined_field(prepared.channels[2], prepared, models, member=False)
     pose = prepared.located.pose
-    region = NativeRegion(hole.box, hole.ijk_to_lps, hole.bone, hole.region, region_points(hole, pose))
+    region = NativeRegion(hole.box, hole.ijk_to_lps, hole.bone, hole.region, region_points(hole.region, hole.ijk_to_lps, pose))
     native = native_field(field, prepared.patch, region, pose)
     return implant_from_field(native, hole.bone, hole.region, spacing_of(hole.ijk_to_lps))
-
-
-def region_points(hole: HoleCase, pose: HeadPose) -> np.ndarray:
-    """(n, 3) float32 head-frame points of the region's voxels, in the order of the mask."""
-    to_head = (pose.head_from_lps @ hole.ijk_to_lps).astype(np.float32)
-    return np.argwhere(hole.region)[:, ::-1].astype(np.float32) @ to_head[:3, :3].T + to_head[:3, 3]
 
 
 def _context(hole: HoleCase) -> tuple[Prepared, Models]:

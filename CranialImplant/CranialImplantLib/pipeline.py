@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .baselines import HoleCase, hole_case
 from .completion import Source, flow
-from .defect import HALF_THICKNESS_MM, Hole, Outline, choose_hole, find_holes, fine_outline, vault_bone
+from .defect import HALF_THICKNESS_MM, RIM_PIXELS, Hole, Outline, choose_hole, find_holes, fine_outline, vault_bone
 from .dome import Dome, draw_numbers, posterior
 from .ensemble import ImplantEnsemble, build_ensemble_parts
 from .head import FIELD_LIMIT_MM, HEAD_GRID, head_field
@@ -46,7 +46,6 @@ from .voxelization import indicator
 
 Progress = Callable[..., None]
 
-RIM_PIXELS = 2  # pixels around a hole whose radii measure the cut's edge, not the skull
 WORST_RESIDUAL_MM = 2.5  # of the pose's registration; real skulls: up to 0.9
 
 

@@ -12,6 +12,7 @@ from .networks import UNet3d, Unit
 
 CELL = 4  # edge of a pooling cell in ROI voxels
 RAW_CHANNELS = 6
+PLACE_MM = 50.0  # the point networks are given positions divided by this
 
 
 def grid_sample_points(grid: Tensor, index_xyz: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .head import FIELD_LIMIT_MM
 from .networks import UNet3d, depth_to_space
 from .points import RAW_CHANNELS
 
-FIELD_MM = 6.0  # fields are divided by this
 MEMBER_BOUND_MM = 1.5  # how far a member's surface may be moved
 FREE_BOUND_MM = 5.0  # the same for the first guess
 FAR_BOUND_MM = 12.0  # where the solid is more than NEAR_MM away, other bone (orbital roof, arch) may be made or removed
@@ -32,9 +32,9 @@ class RefinementNetwork(nn.Module):
     def forward(self, channels: Tensor, solid: Tensor, member: bool) -> Tensor:
         flag = torch.full_like(solid, 1.0 if member else 0.0)
         base = torch.minimum(channels[:, :1], solid)
-        near = (MEMBER_BOUND_MM if member else FREE_BOUND_MM) / FIELD_MM
-        far = ((solid.abs() * FIELD_MM - NEAR_MM[0]) / (NEAR_MM[1] - NEAR_MM[0])).clamp(0, 1) * (solid > 0)
-        bound = near + (FAR_BOUND_MM / FIELD_MM - near) * far
+        near = (MEMBER_BOUND_MM if member else FREE_BOUND_MM) / FIELD_LIMIT_MM
+        far = ((solid.abs() * FIELD_LIMIT_MM - NEAR_MM[0]) / (NEAR_MM[1] - NEAR_MM[0])).clamp(0, 1) * (solid > 0)
+        bound = near + (FAR_BOUND_MM / FIELD_LIMIT_MM - near) * far
         seen = torch.cat([channels.expand(len(solid), -1, -1, -1, -1), solid, flag], 1)
         change = depth_to_space(self.head(self.unet(seen)))
         return base + bound * torch.tanh(change)

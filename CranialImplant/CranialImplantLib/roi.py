@@ -279,5 +279,10 @@ def native_region(
     near &= radius > VAULT_MAP.sample(dome.inner, map_index) - BELOW_MM
     region = near.repeat(step[0], 0).repeat(step[1], 1).repeat(step[2], 2)
     region = region[: bone.shape[0], : bone.shape[1], : bone.shape[2]]
-    points_head = np.argwhere(region)[:, ::-1].astype(np.float32) @ to_head[:3, :3].T + to_head[:3, 3]
-    return NativeRegion(box, matrix, bone, region, points_head)
+    return NativeRegion(box, matrix, bone, region, region_points(region, matrix, pose))
+
+
+def region_points(region: np.ndarray, ijk_to_lps: np.ndarray, pose: HeadPose) -> np.ndarray:
+    """(n, 3) float32 head-frame points in mm of the voxels of a region (k, j, i) bool, in the order of the mask."""
+    to_head = (pose.head_from_lps @ ijk_to_lps).astype(np.float32)
+    return np.argwhere(region)[:, ::-1].astype(np.float32) @ to_head[:3, :3].T + to_head[:3, 3]

@@ -10,11 +10,10 @@ import torch
 from MedShapeCore.dpsr import poisson_indicator
 from torch import Tensor, nn
 
-from .points import BoneEncoder, PointBody
+from .points import PLACE_MM, BoneEncoder, PointBody
 
 COPIES = 2
 MAX_OFFSET_MM = 1.5
-PLACE_MM = 50.0
 
 
 class VoxelizationNetwork(nn.Module):

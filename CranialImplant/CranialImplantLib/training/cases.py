@@ -15,7 +15,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from ..defect import VaultBone, find_holes, fine_outline, vault_bone
+from ..defect import RIM_PIXELS, VaultBone, find_holes, fine_outline, vault_bone
 from ..dome import DomeModel, draw_numbers, fit_dome_model, posterior
 from ..head import FIELD_LIMIT_MM, HEAD_GRID
 from ..pose import own_mirror
@@ -26,7 +26,6 @@ from .pack import QUANTUM_MM, PackedSkull
 
 SAMPLES = 4  # draws of the dome's posterior kept with a case
 POINT_SPACING_MM = 2.0
-RIM_PIXELS = 2  # pixels around a hole whose radii measure the cut's edge, not the skull
 FOLDS = 4
 MIN_PIXELS = 150  # of a hole on the fine map, about 1.5 cm2
 MAX_VOXELS = 96 * 96 * 48  # of a patch: larger holes are too rare to pay for

@@ -18,8 +18,9 @@ from MedShapeCore.errors import FailedResult, RefusedInput
 from safetensors.torch import save_file
 from scipy import ndimage
 
+from ..defect import RIM_PIXELS
 from ..dome import DomeModel, draw_numbers, fit_dome_model, posterior
-from .cases import CASE_FILES, RIM_PIXELS, folded_models, vault_domain, vault_maps, write_numbered_cases
+from .cases import CASE_FILES, folded_models, vault_domain, vault_maps, write_numbered_cases
 from .pack import PackedSkull
 
 MIN_COMPLETE = 30  # a quarter fewer, each also mirrored, must carry the shape model's 40 modes
