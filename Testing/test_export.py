@@ -9,9 +9,8 @@ from CranialImplantLib.models import WEIGHTS, dome_of, load_models
 from CranialImplantLib.refinement import RefinementNetwork
 from CranialImplantLib.training import export
 from CranialImplantLib.training.prepare import dome_tensors
-from CranialImplantLib.training.tasks import Task
-from CranialImplantLib.training.train import Loop
 from MedShapeCore.errors import FailedResult, RefusedInput
+from MedShapeCore.training import Loop, Task
 from MedShapeCore.weights import open_weights
 from safetensors.torch import save_file
 

@@ -14,9 +14,10 @@ from CranialImplantLib.completion import Source, flow
 from CranialImplantLib.models import dome_of
 from CranialImplantLib.training import case_source, prepare, train
 from CranialImplantLib.training.pack import PackedSkull
-from CranialImplantLib.training.tasks import Task
 from CranialImplantLib.vault import VAULT_MAP
+from MedShapeCore import training
 from MedShapeCore.errors import FailedResult, OptionError, RefusedInput
+from MedShapeCore.training import Task
 from MedShapeCore.weights import open_weights, write_manifest
 from torch import nn
 from training_case import small_case
@@ -64,12 +65,12 @@ def steps(loop, count):
 
 
 def test_a_run_that_goes_on_takes_the_steps_of_one_that_was_not_interrupted(tmp_path):
-    whole = train.Loop(tiny_task(), tmp_path / "whole.safetensors", torch.device("cpu"), seed=3)
+    whole = training.Loop(tiny_task(), tmp_path / "whole.safetensors", torch.device("cpu"), seed=3)
     expected = steps(whole, 12)
-    first = train.Loop(tiny_task(), tmp_path / "parts.safetensors", torch.device("cpu"), seed=3)
+    first = training.Loop(tiny_task(), tmp_path / "parts.safetensors", torch.device("cpu"), seed=3)
     losses = steps(first, 5)
     first.save()
-    second = train.Loop(tiny_task(seed=99), tmp_path / "parts.safetensors", torch.device("cpu"), seed=3)
+    second = training.Loop(tiny_task(seed=99), tmp_path / "parts.safetensors", torch.device("cpu"), seed=3)
     assert second.step == 5
     losses += steps(second, 7)
     assert losses == expected  # to the last bit
@@ -80,7 +81,7 @@ def test_a_run_that_goes_on_takes_the_steps_of_one_that_was_not_interrupted(tmp_
 
 def test_the_average_follows_the_network_at_first_closely_then_slowly(tmp_path):
     task = tiny_task()
-    loop = train.Loop(task, tmp_path / "a.safetensors", torch.device("cpu"))
+    loop = training.Loop(task, tmp_path / "a.safetensors", torch.device("cpu"))
     before = {n: t.clone() for n, t in loop.average.items()}
     steps(loop, 1)
     keep = 2 / 11  # (1 + step) / (10 + step) at step 1
@@ -91,32 +92,32 @@ def test_the_average_follows_the_network_at_first_closely_then_slowly(tmp_path):
 def test_a_loss_that_is_no_number_ends_the_run_before_it_spoils_the_network(tmp_path):
     task = tiny_task()
     broken = Task(task.network, task.sample, lambda net, batch: (net(batch[0]).sum() * float("nan"), {}))
-    loop = train.Loop(broken, tmp_path / "a.safetensors", torch.device("cpu"))
+    loop = training.Loop(broken, tmp_path / "a.safetensors", torch.device("cpu"))
     with pytest.raises(FailedResult, match="no number"):
         loop.update(loop.batch(), 1e-2)
     assert loop.step == 0 and all(torch.isfinite(p).all() for p in loop.network.parameters())
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path):
-    loop = train.Loop(tiny_task(), tmp_path / "a.safetensors", torch.device("cpu"))
+    loop = training.Loop(tiny_task(), tmp_path / "a.safetensors", torch.device("cpu"))
     loop.save()
     other = Task(nn.Linear(2, 2), loop.task.sample, loop.task.loss)
     with pytest.raises(RefusedInput, match="another network"):
-        train.Loop(other, tmp_path / "a.safetensors", torch.device("cpu"))
+        training.Loop(other, tmp_path / "a.safetensors", torch.device("cpu"))
 
 
 def test_the_rate_warms_up_and_falls_to_two_percent():
-    assert train.schedule(0, 0.0) == pytest.approx(1 / 50)
-    assert train.schedule(49, 0.0) == pytest.approx(1.0)
-    assert train.schedule(1000, 0.5) == pytest.approx(0.51)
-    assert train.schedule(1000, 1.0) == pytest.approx(0.02)
+    assert training.schedule(0, 0.0) == pytest.approx(1 / 50)
+    assert training.schedule(49, 0.0) == pytest.approx(1.0)
+    assert training.schedule(1000, 0.5) == pytest.approx(0.51)
+    assert training.schedule(1000, 1.0) == pytest.approx(0.02)
 
 
 # ---- the log
 
 
 def test_a_figure_is_the_mean_of_the_steps_that_report_it():
-    means = train.Means()
+    means = training.Means()
     for figures in ({"loss": 1.0, "free": 4.0}, {"loss": 3.0, "member": 5.0}, {"loss": 5.0, "free": 2.0}):
         means.add(figures)
     assert means.figures() == {"loss": 3.0, "free": 3.0, "member": 5.0}
@@ -124,9 +125,9 @@ def test_a_figure_is_the_mean_of_the_steps_that_report_it():
 
 def test_rows_of_the_log_go_by_name_and_new_figures_become_columns(tmp_path):
     path = tmp_path / "a.csv"
-    train.append_row(path, {"step": 1, "free": 0.5})
-    train.append_row(path, {"step": 2, "member": 0.25, "free": 0.75})
-    train.append_row(path, {"member": 0.1, "step": 3})
+    training.append_row(path, {"step": 1, "free": 0.5})
+    training.append_row(path, {"step": 2, "member": 0.25, "free": 0.75})
+    training.append_row(path, {"member": 0.1, "step": 3})
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     found = [(r["step"], r["free"], r["member"]) for r in rows]
@@ -138,7 +139,7 @@ def test_rows_of_the_log_go_by_name_and_new_figures_become_columns(tmp_path):
 
 def loss_falls(task, count, tmp_path, rate):
     """Loss on one fixed batch after some steps on it, as a share of what it was before."""
-    loop = train.Loop(task, tmp_path / "none.safetensors", torch.device("cpu"))
+    loop = training.Loop(task, tmp_path / "none.safetensors", torch.device("cpu"))
     batch = loop.batch()
     losses = [loop.update(batch, rate)["loss"] for _ in range(count)]
     assert np.isfinite(losses).all()

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from MedShapeCore.training import Task
 from torch import Tensor, nn
 
 from ..completion import JITTER_MM, CompletionNetwork, Source
 from ..roi import ROI_STEP_MM
 from .case_source import OUTLIER_MM, CaseFolder, grid_tensor
 from .pack import PackedSkull
-from .tasks import Task
 
 POINTS = 1500
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from MedShapeCore.errors import FailedResult, RefusedInput
+from MedShapeCore.training import named
 from MedShapeCore.weights import write_manifest
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -17,7 +18,6 @@ from ..look import LookNetwork
 from ..models import WEIGHTS
 from ..refinement import RefinementNetwork
 from ..voxelization import VoxelizationNetwork
-from .train import named
 
 NETWORKS: dict[str, type[nn.Module]] = {
     "look": LookNetwork,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from MedShapeCore.training import Task
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from torch import Tensor, nn
@@ -16,7 +17,6 @@ from ..look import COORDINATE_MM, LOOK_SIZE, LOOK_STEP_MM, LookNetwork
 from ..vault import VAULT_MAP, cast
 from .defects import random_cutter
 from .pack import QUANTUM_MM, PackedSkull
-from .tasks import Task
 
 MAX_TURN_DEG = 45.0
 AIR_MM = 6.0

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from MedShapeCore.training import Task
 from scipy import ndimage
 from torch import Tensor, nn
 
@@ -14,7 +15,6 @@ from ..refinement import RefinementNetwork
 from ..roi import RIM_REACH_MM, ROI_STEP_MM
 from .case_source import CaseFolder, grid_tensor
 from .pack import PackedSkull
-from .tasks import Task
 
 CLIP_MM = 3.0  # errors of the field beyond this do not matter
 

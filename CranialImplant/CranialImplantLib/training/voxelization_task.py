@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from MedShapeCore.training import Task
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,7 +15,6 @@ from ..roi import RIM_REACH_MM, ROI_STEP_MM
 from ..voxelization import VoxelizationNetwork, indicator
 from .case_source import CaseFolder, filled_truth, grid_tensor
 from .pack import PackedSkull
-from .tasks import Task
 
 EDGE_MM = 2.0  # of the target's step
 BAND_MM = 6.0
