@@ -20,6 +20,7 @@ test: $(INSTALLED)
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m mypy
 	$(VENV_PYTHON) -m pytest
+	$(VENV_PYTHON) -m pytest Testing/in_slicer
 
 lists:
 	$(PYTHON) Testing/cmake_lists.py

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from CranialImplantLib import cli, worker
 from CranialImplantLib.ensemble import MemberReport
-from CranialImplantLib.notices import Notice
 from MedShapeCore.errors import Cancelled, FailedResult, OptionError, RefusedInput
 from MedShapeCore.jobs import read_messages, write_job
+from MedShapeCore.notices import Notice
+from MedShapeCore.terminal import ProgressBar
 
 ROOT = Path(__file__).resolve().parents[1]
 LIB = ROOT / "CranialImplant" / "CranialImplantLib"
@@ -218,7 +219,7 @@ def test_progress_is_one_line_on_a_terminal_and_few_lines_elsewhere(monkeypatch)
     monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((60, 20)))
     terminal, file = Stream(True), Stream(False)
     for stream in (terminal, file):
-        bar = cli.ProgressBar(stream)
+        bar = ProgressBar(stream)
         for step in range(101):
             bar("points", step / 100)
         bar.close()

@@ -107,6 +107,28 @@ def test_no_draw_is_the_mean_and_opposite_draws_are_opposite():
     assert np.allclose(dome.sample_outer[1] + dome.sample_outer[2], 2 * dome.outer, atol=1e-3)
 
 
+def test_one_pixel_more_hardly_changes_the_guess():
+    model = shell_model()
+    truth = maps_of(model, np.array([1.0, 1.0, -1.0, 0.0, 1.0, -1.0]))
+    rough = (0.6 * np.random.default_rng(0).normal(size=VAULT_MAP.shape)).astype(np.float32)
+    truth = truth + rough  # which pixels are used matters
+    hole = hole_map(LEFT, 30.0)
+    one = truth.copy()
+    one[:, 64, 64] = np.nan
+    guesses = [posterior(model, maps[0], maps[1], hole).outer[hole] for maps in (truth, one)]
+    assert np.abs(guesses[0] - guesses[1]).max() < 0.1
+
+
+def test_below_the_domain_a_given_mirror_image_stands_in():
+    model = shell_model()
+    truth = maps_of(model, np.zeros(6))
+    hole = hole_map((1.0, 0.3, -0.1), 25.0)
+    other = np.full((2, *VAULT_MAP.shape), 71.0, np.float32)
+    dome = posterior(model, truth[0], truth[1], hole, other=other)
+    assert (dome.outer[hole & ~model.domain] == 71.0).all()
+    assert np.abs(dome.outer[hole & model.domain] - OUTER_MM).max() < 0.1
+
+
 def test_the_restored_map_joins_the_rim_smoothly():
     model = shell_model()
     truth = maps_of(model, np.array([1.0, 1.0, -1.0, 0.0, 1.0, -1.0]))
@@ -144,6 +166,20 @@ def test_below_the_domain_the_other_side_stands_in():
     assert below.sum() > 20
     dome = posterior(model, np.where(hole, np.nan, truth[0]), np.where(hole, np.nan, truth[1]), hole)
     assert np.allclose(dome.outer[below], 67.0)
+
+
+def test_prior_samples_are_as_smooth_low_down_as_at_the_vertex():
+    model = shell_model(modes=2, residual_mm=1.0, lengths_mm=(20.0, 12.0))
+    residual = prior_samples(model, draws_of(model, 60)) - np.tensordot(draws_of(model, 60)[:, :2], model.modes, 1)
+    image = np.full((60, *model.domain.shape), np.nan)
+    image[:, model.domain] = residual[:, 0]
+    for polar in (0.5, 1.55):  # radians from the vertex, to the left; 12 mm apart along the same circle of latitude
+        turn = 12.0 / (OUTER_MM * np.sin(polar))
+        a, b = (np.array([np.sin(polar) * np.cos(t), np.sin(polar) * np.sin(t), np.cos(polar)]) for t in (0.0, turn))
+        at = [VAULT_MAP.pixels(p[None])[0][0] for p in (a, b)]
+        one, other = (np.array([VAULT_MAP.sample(s, p[None])[0] for s in image]) for p in at)
+        expected = 0.95 * np.exp(-0.5 * (12 / 20) ** 2) + 0.05 * np.exp(-0.5)
+        assert np.corrcoef(one, other)[0, 1] == pytest.approx(expected, abs=0.13)
 
 
 def test_prior_samples_have_the_models_spread_and_symmetry():

@@ -24,6 +24,7 @@ from CranialImplantLib.roi import (
     surface_rays,
     wall_distance,
 )
+from CranialImplantLib.vault import VAULT_MAP
 from MedShapeCore.volumes import lps_from_ijk
 from scipy.spatial.transform import Rotation
 from skull_cases import AXES
@@ -39,6 +40,7 @@ from spherical_head import (
     cap_outline,
     shell_dome,
     shell_mm,
+    shell_model,
     shell_on_grid,
     unit,
 )
@@ -144,20 +146,58 @@ def test_the_channels_are_bone_mirrored_bone_guess_outline_and_place():
     assert np.allclose(channels[4], points[..., 1] / 100) and np.allclose(channels[5], points[..., 2] / 100)
 
 
+def structures_of(field, patch, domain=None):
+    """Mirrored structures of a hole on the left in a shell whose vault map is known everywhere."""
+    dome, model = shell_dome(), shell_model()
+    domain = model.domain if domain is None else domain
+    return mirrored_structures(field, MIRROR, dome.outer, dome.inner, cap_outline(LEFT, HOLE_MM), patch, domain)
+
+
 def test_mirrored_structures_are_what_the_other_side_has_besides_its_vault():
     ridge = np.array([-50.0, 0.0, 30.0])  # a ball of bone inside the head, on the right
     points = HEAD_GRID.points()
     field = np.minimum(shell_on_grid(((LEFT, HOLE_MM),)), np.linalg.norm(points - ridge, axis=-1) - 9.0)
     field = np.clip(field, -6, 6).astype(np.float32)
-    patch, dome = patch_of(LEFT), shell_dome()
+    patch = patch_of(LEFT)
     place = patch.points_head()
-    other = mirrored_structures(field, MIRROR, dome.outer, dome.inner, cap_outline(LEFT, HOLE_MM), patch)
+    other = structures_of(field, patch)
     assert other.shape == patch.grid.shape
     ball = np.linalg.norm(place - ridge * [-1, 1, 1], axis=-1)
     within = angle_rad(place, LEFT) * OUTER_MM < HOLE_MM
     assert (other[(ball < 8) & within] < 0).all() and within[ball < 8].all()
     assert (other[(ball > 10) & within] > 0).all()  # the vault itself is the dome's to restore
     assert (other[~within] > -0.1).all()
+
+
+def test_a_missing_structure_goes_on_beside_the_outline_where_this_side_has_no_bone():
+    patch = patch_of(LEFT)
+    place = patch.points_head()
+    points = HEAD_GRID.points()
+    turn = angle_rad(place, LEFT) * OUTER_MM - HOLE_MM  # mm beyond the outline along the outer surface
+    inward = unit(LEFT) * 60.0
+    side = unit(np.cross(unit(LEFT), [0.0, 0.0, 1.0]))
+    rod = [inward + s * side for s in np.arange(0.0, 34.0, 1.0)]  # from the middle of the hole to beyond its outline
+    far = inward + 60.0 * side  # as far beyond, hanging together with nothing
+    mirrored = np.array([-1.0, 1.0, 1.0])
+    bone = np.min([np.linalg.norm(points - p * mirrored, axis=-1) for p in (*rod, far)], 0) - 4.0
+    field = np.clip(np.minimum(shell_on_grid(((LEFT, HOLE_MM),)), bone), -6, 6).astype(np.float32)
+    other = structures_of(field, patch)
+    along = np.min([np.linalg.norm(place - p, axis=-1) for p in rod], 0)
+    beside = (along < 2.5) & (turn > 3.0)
+    assert beside.sum() > 20 and (other[beside & (turn < 13.0)] < 0).all()
+    assert (other[turn > 16.0] > 0).all() and (other[np.linalg.norm(place - far, axis=-1) < 4.0] > 0).all()
+    # Where this side has that bone too, nothing is missing.
+    both = np.minimum(field, np.min([np.linalg.norm(points - p, axis=-1) for p in rod], 0) - 4.0)
+    assert (structures_of(np.clip(both, -6, 6).astype(np.float32), patch)[turn > 1.0] > 0).all()
+
+
+def test_below_the_models_domain_the_other_sides_vault_is_a_structure_too():
+    patch = patch_of(LEFT)
+    place = patch.points_head()
+    field = shell_on_grid(((LEFT, HOLE_MM),))
+    middle = (np.abs(np.linalg.norm(place, axis=-1) - 77.0) < 1.0) & (angle_rad(place, LEFT) * OUTER_MM < HOLE_MM - 3)
+    assert (structures_of(field, patch)[middle] > 0).all()
+    assert (structures_of(field, patch, np.zeros(VAULT_MAP.shape, bool))[middle] < 0).all()
 
 
 def test_points_are_reflected():
@@ -180,9 +220,7 @@ def test_the_points_lie_on_a_closed_surface_of_the_right_area(direction, spacing
     slant = np.sin(reach / OUTER_MM) * np.pi * (OUTER_MM**2 - INNER_MM**2)  # a cone between two spheres
     for kind, truth in ((1, tables[0]), (2, tables[1])):
         assert areas[rays.kind == kind].sum() == pytest.approx(truth, rel=0.1)
-    # The wall's points are evenly spaced on the map, which is stretched sideways by angle / sin(angle) from the vertex.
-    lowest = min(angle_rad(points, TOP).max(), 2.0)
-    assert 0.9 * slant < areas[rays.kind == 0].sum() < 1.1 * slant * lowest / np.sin(lowest)
+    assert areas[rays.kind == 0].sum() == pytest.approx(slant, rel=0.1)  # however far from the vertex
     assert areas.sum() == pytest.approx(sum(tables) + slant, rel=0.1)
     assert np.linalg.norm(normals.sum(0)) < 0.05 * areas.sum()  # closed: the area vectors cancel
     outward = points / np.linalg.norm(points, axis=1, keepdims=True)
@@ -192,7 +230,9 @@ def test_the_points_lie_on_a_closed_surface_of_the_right_area(direction, spacing
     wall = rays.kind == 0
     assert np.abs((towards * outward).sum(1)[wall]).max() < 0.05
     away = points - points @ np.outer(unit(direction), unit(direction))
-    assert (towards * away).sum(1)[wall].min() > 0
+    away -= (away * outward).sum(1, keepdims=True) * outward
+    away /= np.linalg.norm(away, axis=1, keepdims=True)
+    assert (towards * away).sum(1)[wall].min() > 0.97
 
 
 def test_area_normals_give_the_volume():
@@ -265,6 +305,23 @@ def test_the_native_region_is_empty_where_the_hole_was_not_scanned():
     matrix[:3, 3] = [-300.0, 0.0, 0.0]
     region = native_region(mask, matrix, HeadPose(np.eye(4), 1.0, 0.0), cap_outline(LEFT, HOLE_MM), shell_dome())
     assert not region.region.any() and region.points_head.shape == (0, 3)
+
+
+def test_the_native_region_takes_in_missing_structures():
+    pose = HeadPose(np.eye(4), 1.0, 0.0)
+    matrix = np.eye(4)
+    matrix[:3, 3] = [0.0, -60.0, -20.0]
+    patch = patch_of(LEFT)
+    turn = (HOLE_MM + 10.0) / OUTER_MM
+    side = unit(np.cross(unit(LEFT), [0.0, 0.0, 1.0]))
+    beside = 70.0 * (np.cos(turn) * unit(LEFT) + np.sin(turn) * side)
+    ball = np.linalg.norm(patch.points_head() - beside, axis=-1) - 5.0
+    mask = np.zeros((120, 120, 100), bool)
+    plain, wider = (
+        native_region(mask, matrix, pose, cap_outline(LEFT, HOLE_MM), shell_dome(), s) for s in (None, (patch, ball))
+    )
+    inside = [np.linalg.norm(r.points_head - beside, axis=1) < 4.0 for r in (plain, wider)]
+    assert not inside[0].any() and inside[1].sum() > 200
 
 
 def test_missing_points_lie_on_both_tables():

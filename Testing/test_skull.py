@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from CranialImplantLib.segments import Segment, choose_segment, read_nrrd_header, segments_of, values_of
+from CranialImplantLib.segments import choose_segment
 from CranialImplantLib.skull import Skull, bone_from_ct, load_skull
 from CranialImplantLib.skullcheck import check_is_skull
 from MedShapeCore.errors import OptionError
+from MedShapeCore.segments import Segment, read_nrrd_header, segments_of, values_of
 from MedShapeCore.volumes import Volume, write_volume
 from scipy import ndimage
 from skull_cases import AXES, refusal

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from CranialImplantLib.models import WEIGHTS, choose_device, load_models
+from CranialImplantLib.models import WEIGHTS, load_models
+from MedShapeCore.devices import choose_device
 from MedShapeCore.errors import FailedResult, RefusedInput
 from MedShapeCore.weights import MANIFEST, open_weights, write_manifest
 from safetensors.torch import save_file

@@ -9,60 +9,21 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import shutil
-import signal
 import sys
-import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TextIO
+from typing import TYPE_CHECKING
 
-import MedShapeCore
 from MedShapeCore.delivery import delivered_whole
-from MedShapeCore.errors import MedShapeError, OptionError
-from MedShapeCore.jobs import explain, plain
+from MedShapeCore.errors import OptionError
+from MedShapeCore.jobs import plain
+from MedShapeCore.terminal import NOTICE, add_device, build_parser, progress_bar, run_command, say, tell
 
 if TYPE_CHECKING:
     from .ensemble import ImplantEnsemble, MemberReport
-    from .skull import Notice
 
-NOTICE = "For research, not for clinical use."
 NUMBER_LISTS = ("--point", "--roi")
 EARLIER_MEMBERS = r"implant_\d+\.(nrrd|stl)"  # of a run with more members, into the same folder
-
-
-class ProgressBar:
-    """Shows progress on a terminal as one line that is drawn again, elsewhere as a line per stage and ten percent."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._is_terminal = stream.isatty()
-        self._start = time.monotonic()
-        self._shown: tuple[str, int] | None = None
-
-    def __call__(self, stage: str, fraction: float, event: dict | None = None) -> None:
-        percent = math.floor(100 * min(max(fraction, 0.0), 1.0) + 1e-6)
-        seconds = time.monotonic() - self._start
-        if self._is_terminal:
-            filled = 30 * percent // 100
-            line = f"[{'#' * filled}{'.' * (30 - filled)}] {percent:3d} %  {seconds:5.0f} s  {stage}"
-            self._draw(line)
-        elif (stage, percent // 10) != self._shown:
-            self._shown = (stage, percent // 10)
-            self._stream.write(f"{seconds:7.1f} s  {percent:3d} %  {stage}\n")
-        self._stream.flush()
-
-    def close(self) -> None:
-        """Takes the bar off the terminal, so that the next message starts on a clean line."""
-        if self._is_terminal:
-            self._draw("")
-            self._stream.write("\r")
-            self._stream.flush()
-
-    def _draw(self, line: str) -> None:
-        width = shutil.get_terminal_size().columns - 1
-        self._stream.write("\r" + line[:width].ljust(width))
 
 
 # ---- one function for the arguments and one for the work of each subcommand
@@ -94,12 +55,8 @@ def generate(args: argparse.Namespace) -> int:
         members=args.members, seed=args.seed, device=args.device, quality=args.quality, steps=args.steps,
         point_lps=args.point, roi_lps=args.roi, hole=args.hole,
     )  # fmt: skip
-    bar = ProgressBar(sys.stderr)
-    try:
-        with delivered_whole(args.output, stale=EARLIER_MEMBERS) as folder:
-            ensemble = generate_files(args.input, folder, options, bar, args.segment, args.bone_threshold)
-    finally:
-        bar.close()
+    with progress_bar(sys.stderr) as bar, delivered_whole(args.output, stale=EARLIER_MEMBERS) as folder:
+        ensemble = generate_files(args.input, folder, options, bar, args.segment, args.bone_threshold)
     return summary(ensemble, args.output)
 
 
@@ -131,14 +88,11 @@ def benchmark_arguments(parser: argparse.ArgumentParser) -> None:
 def benchmark(args: argparse.Namespace) -> int:
     from .benchmark import run
 
-    bar = ProgressBar(sys.stderr)
-    try:
+    with progress_bar(sys.stderr) as bar:
         table = run(
             args.directory, args.out, args.members,
             seed=args.seed, cases=args.cases, device=args.device, quality=args.quality, progress=bar,
         )  # fmt: skip
-    finally:
-        bar.close()
     print(table)
     return 0
 
@@ -200,15 +154,6 @@ COMMANDS = (
 # ---- what they share
 
 
-def say(line: str) -> None:
-    """A line of a long run, at once: its output is often a file that somebody watches."""
-    print(line, flush=True)
-
-
-def add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: %(default)s")
-
-
 def add_quality(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quality", choices=("fast", "best"), default="best", help="default: %(default)s")
 
@@ -239,19 +184,6 @@ def join_number_lists(argv: list[str]) -> list[str]:
     return joined
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="cranial-implant", description=f"Implants for skulls with a hole. {NOTICE}")
-    parser.add_argument("--version", action="version", version=f"%(prog)s {MedShapeCore.__version__}")
-    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, purpose, add_arguments, work in COMMANDS:
-        command = subparsers.add_parser(
-            name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}. {NOTICE}", allow_abbrev=False
-        )
-        add_arguments(command)
-        command.set_defaults(work=work)
-    return parser
-
-
 def summary(ensemble: ImplantEnsemble, directory: Path) -> int:
     """Says what was made and where; returns the exit code."""
     for notice in ensemble.notices:
@@ -277,31 +209,10 @@ def row(name: str, report: MemberReport) -> str:
     return f"{name:12s} {report.volume_ml:6.1f} ml {report.thickness_mm:7.2f} mm {report.agreement:10.3f}  {checks}"
 
 
-def tell(kind: str, said: Notice | MedShapeError) -> None:
-    """One sentence with its code, and what to do about it, on standard error."""
-    print(f"{kind}: {said.message} [{said.code}]", file=sys.stderr)
-    if said.hint:
-        print(f"hint: {said.hint}", file=sys.stderr)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns its exit code. Wrong usage and --help leave by SystemExit, as argparse does."""
-    args = build_parser().parse_args(join_number_lists(sys.argv[1:] if argv is None else argv))
-    before = signal.signal(signal.SIGTERM, _interrupt)  # so that a half-written folder is removed
-    try:
-        return args.work(args)
-    except (Exception, KeyboardInterrupt) as error:
-        code, shown = explain(error)
-        if code == 1:
-            traceback.print_exception(error)
-        tell("error", shown)
-        return code
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
+    parser = build_parser("cranial-implant", "Implants for skulls with a hole.", COMMANDS)
+    return run_command(parser.parse_args(join_number_lists(sys.argv[1:] if argv is None else argv)))
 
 
 if __name__ == "__main__":

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from MedShapeCore.errors import RefusedInput
+from MedShapeCore.notices import Notice
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from .dome import Dome, DomeModel, extended
-from .head import HEAD_GRID
-from .notices import Notice
+from .head import FIELD_LIMIT_MM, HEAD_GRID
+from .pose import MIRROR, reflected_points
 from .vault import VAULT_MAP, MapGrid, cast
 
 RIM_PIXELS = 2  # pixels around a hole whose radii measure the cut's edge, not the skull
@@ -25,6 +27,7 @@ MIN_SUPPORT = 0.1
 SUNKEN_MM = 8.0  # below the domain a ray is missing where its bone lies this much deeper than on the other side
 POINT_REACH_MM = 25.0  # how far from a hole the user's point may lie
 BOX_REACH_MM = 10.0  # and the user's box
+OUTLINE_MM = 40.0  # distances to the outline end here
 FINE_MAP = MapGrid(192, 2.0 / 3.0)  # the outline: 1 mm between pixels
 HALF_THICKNESS_MM = 3.0  # of the vault
 BONE_SHARE = 0.5  # a fine ray is missing when less of its expected bone is there
@@ -48,13 +51,17 @@ class VaultBone:
     inner: np.ndarray
     expected: np.ndarray  # (H, W) mm, where the outer surface should be
     seen: np.ndarray  # (H, W) bool, the expected place lies inside the scan
+    other: np.ndarray  # (2, H, W) mm, outer and inner radius of the head's mirror image below the domain, else NaN
 
 
-def vault_bone(field: np.ndarray, inside: np.ndarray, model: DomeModel) -> VaultBone:
+def vault_bone(
+    field: np.ndarray, inside: np.ndarray, model: DomeModel, mirror_head: np.ndarray = MIRROR
+) -> VaultBone:
     """Casts the vault map through the bone.
 
-    field : signed mm to bone on HEAD_GRID; inside : bool on HEAD_GRID, the part that was scanned. The expected outer
-    surface is the model's mean, scaled to the bone that is there; without bone it is the mean.
+    field : signed mm to bone on HEAD_GRID; inside : bool on HEAD_GRID, the part that was scanned; mirror_head : (4, 4)
+    reflection about the head's symmetry plane. The expected outer surface is the model's mean, scaled to the bone that
+    is there; without bone it is the mean.
     """
     directions = VAULT_MAP.directions()
     mean = np.full(model.domain.shape, np.nan, np.float32)
@@ -66,7 +73,11 @@ def vault_bone(field: np.ndarray, inside: np.ndarray, model: DomeModel) -> Vault
     outer, inner = cast(field, HEAD_GRID, directions, expected)
     middle = (directions * (expected - HALF_THICKNESS_MM)[..., None]).astype(np.float32)
     seen = HEAD_GRID.sample(inside.astype(np.float32), middle, 0.0) > 0.5
-    return VaultBone(outer, inner, expected, seen)
+    other = np.full((2, *model.domain.shape), np.nan, np.float32)
+    mirrored = HEAD_GRID.sample(field, reflected_points(HEAD_GRID.points(), mirror_head), FIELD_LIMIT_MM)
+    low = ~model.domain
+    other[:, low] = cast(mirrored, HEAD_GRID, directions[low], expected[low])
+    return VaultBone(outer, inner, expected, seen, other)
 
 
 def find_holes(bone: VaultBone, model: DomeModel, missing_probability: np.ndarray) -> list[Hole]:
@@ -89,7 +100,9 @@ def find_holes(bone: VaultBone, model: DomeModel, missing_probability: np.ndarra
         if area < MIN_AREA_CM2 or (support < MIN_SUPPORT and area < SURE_AREA_CM2):
             continue
         pixels = with_lower_part(pixels, bone, model.domain)
-        middle = (directions[pixels] * bone.expected[pixels][:, None]).mean(0)
+        area = float(pixel_cm2[pixels].sum())
+        surface = directions[pixels] * bone.expected[pixels][:, None]
+        middle = np.average(surface, 0, pixel_cm2[pixels])
         centre = middle / np.linalg.norm(middle) * float(np.median(bone.expected[pixels]))
         holes.append(Hole(pixels, area, centre, support))
     return sorted(holes, key=lambda h: -h.area_cm2)
@@ -101,7 +114,7 @@ def with_lower_part(pixels: np.ndarray, bone: VaultBone, domain: np.ndarray) -> 
     There (orbital roof, temporal fossa) no expectation holds for all heads, but the head's own other side tells what
     should be there. pixels, domain : (H, W) bool; returns (H, W) bool.
     """
-    other = bone.outer[:, ::-1]
+    other = bone.other[0]
     with np.errstate(invalid="ignore"):
         gone = np.isfinite(other) & bone.seen & (~np.isfinite(bone.outer) | (bone.outer < other - SUNKEN_MM))
     lower = ndimage.binary_opening(gone & ~domain) | pixels
@@ -200,6 +213,26 @@ def fine_outline(field: np.ndarray, dome: Dome, hole: Hole) -> Outline:
     keep = np.unique(labels[core & missing])
     missing = np.isin(labels, keep[keep > 0])
     missing = ndimage.binary_fill_holes(missing)
-    pixel_mm = float(np.linalg.norm(hole.centre_head)) * np.radians(FINE_MAP.step_deg)
-    distance = ndimage.distance_transform_edt(~missing) - ndimage.distance_transform_edt(missing)
-    return Outline(missing, ((distance - 0.5 * np.sign(distance)) * pixel_mm).astype(np.float32))
+    radius = VAULT_MAP.sample(ndimage.gaussian_filter(dome.outer, 2.0), index)
+    return Outline(missing, outline_distance(missing, radius))
+
+
+def outline_distance(missing: np.ndarray, radius_mm: np.ndarray) -> np.ndarray:
+    """Signed mm (H, W) from every pixel of FINE_MAP to the border of `missing` (H, W), negative inside, float32.
+
+    radius_mm : (H, W) of the surface on which it is measured, as an angle times the pixel's radius: the map itself is
+    stretched sideways far from the vertex. It ends at OUTLINE_MM; without a border it is that everywhere.
+    """
+    places = []
+    for axis in (0, 1):
+        crossed = np.argwhere(np.diff(missing, axis=axis)).astype(float)
+        crossed[:, axis] += 0.5  # the border runs in the middle between two pixels
+        places.append(crossed)
+    border = np.concatenate(places)
+    distance = np.full(missing.shape, np.inf)
+    if len(border):
+        reach = OUTLINE_MM / float(radius_mm.min())
+        tree = cKDTree(FINE_MAP.directions(border[:, 0], border[:, 1]))
+        chord = tree.query(FINE_MAP.directions(), distance_upper_bound=reach)[0]
+        distance = 2 * np.arcsin(np.minimum(chord / 2, 1.0)) * radius_mm
+    return (np.minimum(distance, OUTLINE_MM) * np.where(missing, -1, 1)).astype(np.float32)

@@ -13,12 +13,16 @@ import numpy as np
 from scipy import linalg, ndimage
 from scipy.spatial import cKDTree
 
+from .pose import Grid
 from .vault import VAULT_MAP
 
 KNOWN_NEAR = 500  # known pixels used close to the hole
 KNOWN_FAR = 200  # and elsewhere
 KNOWN_OPPOSITE = 250  # and on the other side, at the hole's mirror image
 NEAR_MM, OPPOSITE_MM = 32.0, 8.0
+HEAD_BOX_MM = ((-95.0, 95.0), (-120.0, 120.0), (-60.0, 115.0))  # x, y, z: every head's vault lies inside
+NOISE_STEP = 0.4  # of a noise grid, in kernel lengths
+NOISE_MARGIN = 2.0  # kernel lengths around the head
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class DomeModel:
     shares: tuple[float, float] = (0.95, 0.05)  # of the residual's variance
     couplings: tuple[float, float] = (0.8, 0.3)  # correlation of outer and inner residual
     mirroring: float = 0.7  # correlation of the residual with that of the other side
-    noise_mm: float = 0.2  # of a measured radius
+    noise_mm: tuple[float, float] = (0.2, 0.6)  # of a measured outer and inner radius: inside, bone is rough
     inflation: float = 2.5  # of the posterior deviation, measured on unseen skulls: few skulls make a model too sure
 
 
@@ -66,6 +70,7 @@ def fit_dome_model(
         mean = filled.mean(0)
         centred = filled - mean
         values, vectors = linalg.eigh(centred @ centred.T)
+        values = np.maximum(values, 1e-9 * values.max() + 1e-30)  # rounding leaves tiny negative ones
         keep = np.argsort(values)[::-1][:modes]
         basis = (vectors[:, keep].T @ centred) / np.sqrt(values[keep])[:, None]  # (Q, 2P) orthonormal
         deviation = np.sqrt(values[keep] / len(centred))
@@ -97,24 +102,25 @@ def _smooth_on(domain: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 def posterior(
     model: DomeModel, outer: np.ndarray, inner: np.ndarray, hole: np.ndarray, draws: np.ndarray | None = None,
-    generator: np.random.Generator | None = None,
+    other: np.ndarray | None = None,
 ) -> Dome:
     """Regresses the whole map on what is known outside the hole.
 
     outer, inner : (H, W) mm, NaN = unknown; hole : (H, W) bool, pixels to restore (never used as known);
-    draws : (S, Q + 4 H W) standard normal numbers of S samples (see `draw_numbers`), None = no samples;
-    generator : thins the known pixels. No hole gives the maps as they are, no known pixel the prior.
+    draws : (S, n) standard normal numbers of S samples (see `draw_numbers`), None = no samples;
+    other : (2, H, W) mm, the radii of the head's mirror image, which fill a hole below the domain; None = the maps
+    mirrored about the head frame's own plane. No hole gives the maps as they are, no known pixel the prior.
     """
     points = mean_points(model)  # (P, 3) mm
     finite = np.isfinite(outer[model.domain]) & np.isfinite(inner[model.domain])
     missing = hole[model.domain]
     usable = finite & ~missing
-    chosen = _choose_known(points, usable, missing, generator or np.random.default_rng(0))
+    chosen = _choose_known(points, usable, missing, _priority(model.domain))
     values = np.stack([outer[model.domain], inner[model.domain]])  # (2, P)
     wanted = np.flatnonzero(missing)
 
     k_known = _kernel(model, points, chosen, chosen)
-    k_known[np.diag_indices_from(k_known)] += model.noise_mm**2
+    k_known[np.diag_indices_from(k_known)] += np.repeat(np.square(model.noise_mm), len(chosen))
     factor = linalg.cho_factor(k_known, lower=True, overwrite_a=True, check_finite=False)
     difference = (values - model.mean)[:, chosen].reshape(-1)
     cross = _kernel(model, points, wanted, chosen)  # (2P, 2C)
@@ -124,9 +130,11 @@ def posterior(
     deviation = model.inflation * np.sqrt(np.maximum(variance, 0.0)).reshape(2, -1)
     place = np.flatnonzero(model.domain.ravel())[wanted]
 
-    def image(flat: np.ndarray, measured: np.ndarray) -> np.ndarray:
+    fill = np.stack([outer, inner])[:, :, ::-1] if other is None else other
+
+    def image(flat: np.ndarray, measured: np.ndarray, below: np.ndarray) -> np.ndarray:
         """A whole map: restored pixels (below the domain the other side's), else measured ones, else the nearest."""
-        out = np.where(hole, np.where(model.domain, np.nan, measured[:, ::-1]), measured).astype(np.float32)
+        out = np.where(hole, np.where(model.domain, np.nan, below), measured).astype(np.float32)
         out.ravel()[place] = flat
         return extended(out)
 
@@ -135,9 +143,10 @@ def posterior(
         samples = prior_samples(model, draws)  # (S, 2, P) deviations from the mean
         correction = samples[:, :, chosen].reshape(len(draws), -1) @ gain.T
         moved = estimate + model.inflation * (samples[:, :, wanted] - correction.reshape(len(draws), 2, -1))
-        sample_maps = np.stack([[image(m[0], outer), image(m[1], inner)] for m in moved])
+        sample_maps = np.stack([[image(m[0], outer, fill[0]), image(m[1], inner, fill[1])] for m in moved])
     return Dome(
-        image(estimate[0], outer), image(estimate[1], inner), image(deviation[0], np.zeros_like(outer)),
+        image(estimate[0], outer, fill[0]), image(estimate[1], inner, fill[1]),
+        image(deviation[0], np.zeros_like(outer), np.zeros_like(outer)),
         sample_maps[:, 0], sample_maps[:, 1],
     )
 
@@ -154,11 +163,12 @@ def mean_points(model: DomeModel) -> np.ndarray:
 
 
 def _choose_known(
-    points: np.ndarray, usable: np.ndarray, missing: np.ndarray, generator: np.random.Generator
+    points: np.ndarray, usable: np.ndarray, missing: np.ndarray, priority: np.ndarray
 ) -> np.ndarray:
-    """Indices of the known pixels to use: near the hole, opposite it, and far, each thinned at random to its number.
+    """Indices of the known pixels to use: near the hole, opposite it, and far, each thinned to its number.
 
-    points : (P, 3) mm; usable, missing : (P,) bool.
+    points : (P, 3) mm; usable, missing : (P,) bool; priority : (P,), the lowest stay. A pixel more or less changes the
+    choice by a pixel or two.
     """
     index = np.flatnonzero(usable)
     if missing.any():
@@ -170,13 +180,14 @@ def _choose_known(
         far = index[~np.isfinite(distance) & ~np.isfinite(opposite)]
     else:
         near, other, far = index[:0], index[:0], index
-    if len(near) > KNOWN_NEAR:
-        near = generator.permutation(near)[:KNOWN_NEAR]
-    if len(far) > KNOWN_FAR:
-        far = generator.permutation(far)[:KNOWN_FAR]
-    if len(other) > KNOWN_OPPOSITE:
-        other = generator.permutation(other)[:KNOWN_OPPOSITE]
-    return np.sort(np.concatenate([near, other, far]))
+    groups = ((near, KNOWN_NEAR), (other, KNOWN_OPPOSITE), (far, KNOWN_FAR))
+    return np.sort(np.concatenate([group[np.argsort(priority[group])[:count]] for group, count in groups]))
+
+
+def _priority(domain: np.ndarray) -> np.ndarray:
+    """(P,) numbers in [0, 1) of the domain's pixels; those below any limit are spread evenly (an R2 sequence)."""
+    row, column = np.nonzero(domain)
+    return (0.7548776662466927 * row + 0.5698402909980532 * column) % 1.0
 
 
 def _kernel(model: DomeModel, points: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -212,25 +223,41 @@ def _prior_variance(model: DomeModel) -> np.ndarray:
     return (model.modes**2).sum(0) + model.residual_mm**2 * factor
 
 
+def noise_grid(length_mm: float) -> Grid:
+    """The head-frame grid on which local noise of a kernel length is drawn; symmetric about x = 0."""
+    step, margin = NOISE_STEP * length_mm, NOISE_MARGIN * length_mm
+    low = [-step * np.ceil((margin - side[0]) / step) for side in HEAD_BOX_MM]
+    count = [int(np.ceil((side[1] + margin - first) / step)) + 1 for side, first in zip(HEAD_BOX_MM, low, strict=True)]
+    count[0] = 2 * int(round(-low[0] / step)) + 1
+    return Grid((float(low[0]), float(low[1]), float(low[2])), (count[2], count[1], count[0]), step)
+
+
 def draw_numbers(model: DomeModel, generator: np.random.Generator) -> np.ndarray:
-    """Standard normal numbers for one prior sample: (Q + 4 H W)."""
-    return generator.standard_normal(len(model.modes) + 4 * model.domain.size)
+    """Standard normal numbers for one prior sample: (n,), for the modes and two channels of each kernel's noise."""
+    noise = sum(2 * int(np.prod(noise_grid(length).shape)) for length in model.lengths_mm)
+    return generator.standard_normal(len(model.modes) + noise)
 
 
 def prior_samples(model: DomeModel, draws: np.ndarray) -> np.ndarray:
     """(S, 2, P) deviations from the mean in mm: modes plus smooth local noise of the kernels' lengths.
 
-    draws : (S, Q + 4 H W) standard normal numbers.
+    draws : (S, n) standard normal numbers, see `draw_numbers`. The noise is smooth in space, as the kernel is, not on
+    the map, which is stretched far from the vertex.
     """
     modes = len(model.modes)
     deviations = (draws[:, :modes] @ model.modes.reshape(modes, -1)).reshape(len(draws), 2, -1)
-    white = draws[:, modes:].reshape(len(draws), 2, 2, *model.domain.shape)
-    pixel_mm = 85.0 * np.radians(VAULT_MAP.step_deg)
-    for n, (length, share, coupling) in enumerate(zip(model.lengths_mm, model.shares, model.couplings, strict=True)):
-        sigma = length / np.sqrt(2.0) / pixel_mm  # a kernel of length l is white noise blurred by l / sqrt(2)
-        noise = ndimage.gaussian_filter(white[:, n], (0, 0, sigma, sigma)) * (2 * sigma * np.sqrt(np.pi))
-        noise[:, 1] = coupling * noise[:, 0] + np.sqrt(1 - coupling**2) * noise[:, 1]
+    points = mean_points(model)
+    used = modes
+    for length, share, coupling in zip(model.lengths_mm, model.shares, model.couplings, strict=True):
+        grid = noise_grid(length)
+        size = 2 * int(np.prod(grid.shape))
+        white = draws[:, used : used + size].reshape(len(draws), 2, *grid.shape)
+        used += size
+        sigma = 1 / (np.sqrt(2.0) * NOISE_STEP)  # a kernel of length l is white noise blurred by l / sqrt(2)
+        blurred = ndimage.gaussian_filter(white, (0, 0, sigma, sigma, sigma)) * (2 * sigma * np.sqrt(np.pi)) ** 1.5
+        blurred[:, 1] = coupling * blurred[:, 0] + np.sqrt(1 - coupling**2) * blurred[:, 1]
         plus, minus = np.sqrt(1 + model.mirroring), np.sqrt(1 - model.mirroring)
-        noise = (plus + minus) / 2 * noise + (plus - minus) / 2 * noise[..., ::-1]
-        deviations += np.sqrt(share) * noise[:, :, model.domain] * model.residual_mm
+        blurred = (plus + minus) / 2 * blurred + (plus - minus) / 2 * blurred[..., ::-1]
+        noise = np.stack([[grid.sample(channel, points, 0.0, order=3) for channel in pair] for pair in blurred])
+        deviations += np.sqrt(share) * noise * model.residual_mm
     return deviations

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from MedShapeCore.errors import FailedResult
 from MedShapeCore.metrics import pairwise_dice
+from MedShapeCore.notices import Notice
 from MedShapeCore.volumes import Box, box_of, cropped_matrix, lps_from_ijk, sample, spacing_of
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from .notices import Notice
 from .skull import Skull
 from .subtraction import implant_from_field
 

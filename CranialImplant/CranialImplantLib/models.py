@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from MedShapeCore.errors import FailedResult, RefusedInput
+from MedShapeCore.errors import FailedResult
 from MedShapeCore.weights import WeightsFolder, open_weights
 from torch import nn
 
@@ -19,7 +19,6 @@ from .refinement import RefinementNetwork
 from .voxelization import VoxelizationNetwork
 
 WEIGHTS = Path(__file__).parent / "weights"
-ENOUGH_GB = 4.0  # free memory of a graphics card from which on `auto` takes it
 N = TypeVar("N", bound=nn.Module)
 
 
@@ -35,18 +34,6 @@ class Models:
     refinement: RefinementNetwork
     device: torch.device
     digest: str  # of all weights, for the report
-
-
-def choose_device(wanted: str) -> tuple[torch.device, str]:
-    """The device for auto, cpu or cuda, and the reason in words; RefusedInput where cuda is asked for in vain."""
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise RefusedInput("no-cuda", "No CUDA device is available to PyTorch here.", "Choose auto or cpu.")
-    if wanted != "cpu" and torch.cuda.is_available():
-        free_gb = torch.cuda.mem_get_info()[0] / 2**30
-        if wanted == "cuda" or free_gb > ENOUGH_GB:
-            return torch.device("cuda"), f"{torch.cuda.get_device_name()}, {free_gb:.0f} GB free"
-        return torch.device("cpu"), f"The graphics card has only {free_gb:.1f} GB free; the processor is used."
-    return torch.device("cpu"), "processor" if wanted == "cpu" else "No CUDA device was found; the processor is used."
 
 
 def load_models(device: torch.device, folder: Path = WEIGHTS) -> Models:

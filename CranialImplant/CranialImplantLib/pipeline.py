@@ -12,8 +12,10 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 from MedShapeCore import __version__
+from MedShapeCore.devices import choose_device
 from MedShapeCore.distance import zero_set_distance
 from MedShapeCore.errors import FailedResult, RefusedInput
+from MedShapeCore.notices import Notice
 from MedShapeCore.volumes import spacing_of
 from scipy import ndimage
 from torch import Tensor
@@ -25,8 +27,7 @@ from .dome import Dome, draw_numbers, posterior
 from .ensemble import ImplantEnsemble, build_ensemble_parts
 from .head import FIELD_LIMIT_MM, HEAD_GRID, head_field
 from .look import head_centre, look, look_input, look_matrix, similarity_from_look
-from .models import Models, choose_device, load_models
-from .notices import Notice
+from .models import Models, load_models
 from .options import ImplantOptions
 from .pose import ATLAS_GRID, HeadPose, bone_points, own_mirror, pose_from_similarity, register
 from .roi import (
@@ -46,6 +47,7 @@ from .voxelization import indicator
 
 Progress = Callable[..., None]
 
+POSE_POINTS = 30_000  # of the bone: with fewer, the pose depends on the order in which the file stores its axes
 WORST_RESIDUAL_MM = 2.5  # of the pose's registration; real skulls: up to 0.9
 
 
@@ -83,6 +85,7 @@ class Located:
     field: np.ndarray  # signed mm on HEAD_GRID
     outer: np.ndarray  # (H, W) mm on VAULT_MAP
     inner: np.ndarray
+    other: np.ndarray  # (2, H, W) mm, see VaultBone
     holes: list[Hole]
 
 
@@ -133,7 +136,7 @@ def _generate(
     steps = options.steps or quality.steps
     draws = member_draws(models, options.seed, options.members)
     prepared = prepare(skull, options, models, draws, progress, clock)
-    region = native_region(skull.mask, skull.ijk_to_lps, prepared.located.pose, prepared.outline, prepared.dome)
+    region = implant_region(skull, prepared)
     if not region.region.any():
         message = "The hole lies at the border of the scan; there is no room for an implant."
         raise FailedResult("no-room", message, "Pad or rescan.")
@@ -206,7 +209,7 @@ def locate(skull: Skull, models: Models, progress: Progress = silent, clock: Clo
     start = similarity_from_look(channels, coordinates, frame)
     clock.lap("whole-head look")
     progress("finding the pose", 0.1)
-    points = bone_points(skull.mask, skull.ijk_to_lps, 5000, np.random.default_rng(0))
+    points = bone_points(skull.mask, skull.ijk_to_lps, POSE_POINTS, np.random.default_rng(0))
     matrix, residual = register(points, models.atlas, ATLAS_GRID, start)
     pose = pose_from_similarity(matrix, residual)
     if residual > WORST_RESIDUAL_MM or not 0.6 < pose.scale < 1.6:
@@ -220,17 +223,17 @@ def locate(skull: Skull, models: Models, progress: Progress = silent, clock: Clo
     progress("resampling the bone", 0.16)
     field, inside = head_field(skull.mask, skull.ijk_to_lps, pose)
     clock.lap("head field")
+    mirror = own_mirror(pose.to_head(points), field, HEAD_GRID)
+    clock.lap("symmetry")
     progress("finding the hole", 0.28)
-    bone = vault_bone(field, inside, models.dome)
+    bone = vault_bone(field, inside, models.dome, mirror)
     rays = VAULT_MAP.directions() * (bone.expected - HALF_THICKNESS_MM)[..., None]
     look_index = np.linalg.inv(frame) @ pose.lps_from_head
     index = (rays @ look_index[:3, :3].T + look_index[:3, 3])[..., ::-1]
     opinion = ndimage.map_coordinates(missing, np.moveaxis(index, -1, 0), order=1, mode="constant", output=np.float32)
     holes = find_holes(bone, models.dome, opinion)
     clock.lap("hole")
-    mirror = own_mirror(pose.to_head(points), field, HEAD_GRID)
-    clock.lap("symmetry")
-    return Located(pose, mirror, field, bone.outer, bone.inner, holes)
+    return Located(pose, mirror, field, bone.outer, bone.inner, bone.other, holes)
 
 
 def prepare(
@@ -243,10 +246,8 @@ def prepare(
     hole, notices = choose_hole(located.holes, options.hole, *_place_head(options, located.pose))
     progress("guessing the dome", 0.32)
     gone = ndimage.binary_dilation(np.any([h.pixels for h in located.holes], 0), iterations=RIM_PIXELS)
-    dome = posterior(
-        models.dome, np.where(gone, np.nan, located.outer), np.where(gone, np.nan, located.inner), gone, draws,
-        np.random.default_rng(0),
-    )
+    outer, inner = (np.where(gone, np.nan, image) for image in (located.outer, located.inner))
+    dome = posterior(models.dome, outer, inner, gone, draws, located.other)
     clock.lap("first guess")
     outline = fine_outline(located.field, dome, hole)
     if outline.missing.sum() < 100:
@@ -254,9 +255,18 @@ def prepare(
         raise FailedResult("no-outline", message, "Give a point in the middle of the defect.")
     patch = patch_around(outline, dome, hole.centre_head)
     channels = roi_channels(located.field, located.mirror_head, dome, outline, patch)
-    other_side = mirrored_structures(located.field, located.mirror_head, located.outer, located.inner, outline, patch)
+    other_side = mirrored_structures(
+        located.field, located.mirror_head, located.outer, located.inner, outline, patch, models.dome.domain
+    )
     clock.lap("patch")
     return Prepared(located, hole, dome, outline, patch, channels, other_side, tuple(notices))
+
+
+def implant_region(skull: Skull, prepared: Prepared) -> NativeRegion:
+    """The part of the skull's grid around the hole, and where in it an implant may be."""
+    structures = (prepared.patch, prepared.other_side)
+    pose = prepared.located.pose
+    return native_region(skull.mask, skull.ijk_to_lps, pose, prepared.outline, prepared.dome, structures)
 
 
 def _place_head(options: ImplantOptions, pose: HeadPose) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -353,7 +363,7 @@ def describe_hole(skull: Skull, options: ImplantOptions, models: Models | None =
     models = models or load_models(torch.device("cpu"))
     prepared = prepare(skull, options, models, None)
     pose = prepared.located.pose
-    region = native_region(skull.mask, skull.ijk_to_lps, pose, prepared.outline, prepared.dome)
+    region = implant_region(skull, prepared)
     centre = prepared.hole.centre_head
     outward = pose.lps_from_head[:3, :3] @ (centre / np.linalg.norm(centre))
     mirror = pose.lps_from_head @ prepared.located.mirror_head @ pose.head_from_lps

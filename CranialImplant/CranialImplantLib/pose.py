@@ -149,6 +149,12 @@ def own_mirror(points_head: np.ndarray, field: np.ndarray, grid: Grid) -> np.nda
     return matrix if shift < 12.0 else MIRROR.copy()
 
 
+def reflected_points(points_head: np.ndarray, mirror_head: np.ndarray) -> np.ndarray:
+    """(..., 3) head-frame points as the (4, 4) reflection moves them."""
+    m = mirror_head.astype(points_head.dtype)
+    return points_head @ m[:3, :3].T + m[:3, 3]
+
+
 def pose_from_similarity(matrix: np.ndarray, residual_mm: float) -> HeadPose:
     """The pose of a (4, 4) similarity atlas <- LPS: the head frame has the atlas's origin and axes, but keeps mm."""
     scale = float(np.cbrt(np.linalg.det(matrix[:3, :3])))

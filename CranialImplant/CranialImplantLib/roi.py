@@ -12,13 +12,14 @@ from itertools import product
 
 import numpy as np
 from MedShapeCore.volumes import Box, cropped_matrix, kji_from_lps, spacing_of
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from .contours import level_lines
 from .defect import FINE_MAP, Outline
 from .dome import Dome, extended
 from .head import FIELD_LIMIT_MM, HEAD_GRID
-from .pose import Grid, HeadPose
+from .pose import Grid, HeadPose, reflected_points
 from .vault import VAULT_MAP
 
 REGION_MM = 3.0  # an implant may reach this far beyond the outline (slanted rims)
@@ -28,6 +29,8 @@ ROI_STEP_MM = 2.0  # facts/benchmarks.md C7: the grid is not the limit at 2 mm
 ROI_MULTIPLE = 16
 RIM_REACH_MM = 1.5  # the implant's closed surface ends this far inside the bone
 SHELL_MM = 2.0  # a mirrored vault's surface may lie this far off the measured one and still be the vault
+BESIDE_MM = 14.0  # how far beside the outline a missing structure may go on
+CLEAR_MM = 1.5  # and how far from this side's bone it then lies: nearer, it is the same bone, not quite symmetric
 RADIUS_MM = 85.0  # of an average vault: turns distances along it into angles
 WALL_RINGS = 3  # of points between the tables on the rim wall
 FINE_ZOOM = VAULT_MAP.step_deg / FINE_MAP.step_deg
@@ -104,12 +107,6 @@ def shell_field(outer: np.ndarray, inner: np.ndarray, outline: Outline, points_h
     return np.maximum(shell, wall).astype(np.float32)
 
 
-def reflected_points(points_head: np.ndarray, mirror_head: np.ndarray) -> np.ndarray:
-    """(..., 3) head-frame points as the (4, 4) reflection moves them."""
-    m = mirror_head.astype(points_head.dtype)
-    return points_head @ m[:3, :3].T + m[:3, 3]
-
-
 def roi_channels(field: np.ndarray, mirror_head: np.ndarray, dome: Dome, outline: Outline, patch: Patch) -> np.ndarray:
     """What every network sees of a case: (6, D, H, W) float32 on the patch grid.
 
@@ -129,22 +126,33 @@ def roi_channels(field: np.ndarray, mirror_head: np.ndarray, dome: Dome, outline
 
 
 def mirrored_structures(
-    field: np.ndarray, mirror_head: np.ndarray, outer: np.ndarray, inner: np.ndarray, outline: Outline, patch: Patch
+    field: np.ndarray, mirror_head: np.ndarray, outer: np.ndarray, inner: np.ndarray, outline: Outline, patch: Patch,
+    domain: np.ndarray,
 ) -> np.ndarray:
-    """Where within the outline the other side has bone that is no vault: orbital roof, sphenoid ridge, arch.
+    """Where the other side has bone that is no vault and this side lacks it: orbital roof, sphenoid ridge, arch.
 
-    field, mirror_head : as in roi_channels; outer, inner : (H, W) mm, the measured maps. Bone counts as vault within
-    SHELL_MM of them; that part is the dome's to restore. Returns (D, H, W) float32, signed mm, negative inside.
+    field, mirror_head : as in roi_channels; outer, inner : (H, W) mm, the measured maps; domain : (H, W) bool, where
+    the dome model speaks. Bone counts as vault there within SHELL_MM of the maps; that part is the dome's to restore.
+    Beside the outline, where a slanted cut reaches under bone that stayed, up to BESIDE_MM of what hangs together with
+    the structures within counts too. Returns (D, H, W) float32, signed mm, negative inside.
     """
     points = patch.points_head()
     reflected = reflected_points(points, mirror_head)
     index, radius = VAULT_MAP.pixels(reflected)
     above = radius - VAULT_MAP.sample(extended(outer), index)
     below = VAULT_MAP.sample(extended(inner), index) - radius
-    shell = np.maximum(above, below)
+    modelled = VAULT_MAP.sample(domain.astype(np.float32), index, 0.0) > 0.5
+    vault = np.where(modelled, SHELL_MM - np.maximum(above, below), -FIELD_LIMIT_MM)
+    mirrored = np.maximum(HEAD_GRID.sample(field, reflected, FIELD_LIMIT_MM), vault)
     own_index, _ = VAULT_MAP.pixels(points)
-    mirrored = HEAD_GRID.sample(field, reflected, FIELD_LIMIT_MM)
-    return np.maximum(np.maximum(mirrored, SHELL_MM - shell), wall_distance(outline, own_index)).astype(np.float32)
+    wall = wall_distance(outline, own_index)
+    within = np.maximum(mirrored, wall)
+    clear = CLEAR_MM - HEAD_GRID.sample(field, points, FIELD_LIMIT_MM)
+    beside = np.maximum(mirrored, np.maximum(wall - BESIDE_MM, clear))
+    pieces, _ = ndimage.label(np.minimum(within, beside) < 0)
+    touched = np.unique(pieces[within < 0])
+    joined = np.isin(pieces, touched[touched > 0])
+    return np.where(joined, np.minimum(within, beside), within).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -185,8 +193,9 @@ def surface_rays(outline: Outline, spacing_mm: float, generator: np.random.Gener
         tables.append((moved[keep], np.full(int(keep.sum()), table)))
     wall_place, wall_share = [], []
     for contour in level_lines(outline.distance_mm, RIM_REACH_MM - 0.05):
-        lengths = np.r_[0, np.cumsum(np.linalg.norm(np.diff(contour, axis=0), axis=1))]
-        count = max(8, int(lengths[-1] / step))
+        around = FINE_MAP.directions(contour[:, 0], contour[:, 1]) * RADIUS_MM  # the map is stretched, the rim is not
+        lengths = np.r_[0, np.cumsum(np.linalg.norm(np.diff(around, axis=0), axis=1))]
+        count = max(8, int(lengths[-1] / spacing_mm))
         at = np.linspace(0, lengths[-1], count, endpoint=False)
         ring = np.stack([np.interp(at, lengths, contour[:, n]) for n in range(2)], -1)
         for level in range(1, WALL_RINGS + 1):
@@ -196,13 +205,25 @@ def surface_rays(outline: Outline, spacing_mm: float, generator: np.random.Gener
     kind = np.concatenate([*[t[1] for t in tables], np.zeros(sum(map(len, wall_place)), int)])
     share = np.concatenate([(kind[: len(tables[0][0]) + len(tables[1][0])] == 1).astype(float), *wall_share])
     directions = FINE_MAP.directions(places[:, 0], places[:, 1])
-    slope = np.stack([FINE_MAP.sample(g.astype(np.float32), places) for g in np.gradient(outline.distance_mm)], -1)
-    ahead = places + 0.5 * slope / np.maximum(np.linalg.norm(slope, axis=1, keepdims=True), 1e-6)
-    outward = FINE_MAP.directions(ahead[:, 0], ahead[:, 1]) - directions
-    outward -= (outward * directions).sum(1, keepdims=True) * directions
-    outward /= np.maximum(np.linalg.norm(outward, axis=1, keepdims=True), 1e-9)
-    wall_normals = outward * (kind == 0)[:, None]
+    wall_normals = _away_from_the_hole(outline, places, directions) * (kind == 0)[:, None]
     return SurfaceRays(directions.astype(np.float32), share.astype(np.float32), kind, wall_normals.astype(np.float32))
+
+
+def _away_from_the_hole(outline: Outline, places: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    """(n, 3) unit vectors along which the distance to the outline grows fastest, across `directions` (n, 3).
+
+    places : (n, 2) row and column of FINE_MAP, whose stretch is taken out.
+    """
+    slope = np.stack([FINE_MAP.sample(g.astype(np.float32), places) for g in np.gradient(outline.distance_mm)], -1)
+    small = 0.5
+    sides = np.stack([
+        FINE_MAP.directions(places[:, 0] + small * (n == 0), places[:, 1] + small * (n == 1)) - directions
+        for n in range(2)
+    ], 1)  # (n, 2, 3)
+    along = np.linalg.solve(sides @ sides.transpose(0, 2, 1), slope[..., None])
+    outward = (along * sides).sum(1)
+    outward -= (outward * directions).sum(1, keepdims=True) * directions
+    return outward / np.maximum(np.linalg.norm(outward, axis=1, keepdims=True), 1e-9)
 
 
 def surface_normals(rays: SurfaceRays, outer: np.ndarray, inner: np.ndarray, spacing_mm: float) -> np.ndarray:
@@ -251,13 +272,17 @@ class NativeRegion:
 
 
 def native_region(
-    mask: np.ndarray, ijk_to_lps: np.ndarray, pose: HeadPose, outline: Outline, dome: Dome
+    mask: np.ndarray, ijk_to_lps: np.ndarray, pose: HeadPose, outline: Outline, dome: Dome,
+    structures: tuple[Patch, np.ndarray] | None = None,
 ) -> NativeRegion:
     """Cuts the input grid around the hole and marks where an implant may be.
 
-    mask : (K, J, I) bool; ijk_to_lps : (4, 4). The region is empty where the hole lies outside the scan.
+    mask : (K, J, I) bool; ijk_to_lps : (4, 4); structures : a patch and its field (D, H, W) in mm from
+    `mirrored_structures`, inside which an implant may also be. The region is empty where the hole lies outside the scan.
     """
     points = missing_points(outline, dome)
+    if structures is not None:
+        points = np.concatenate([points, structures[0].points_head()[structures[1] < 0]])
     corners = np.array(list(product(*zip(points.min(0) - ROOM_MM, points.max(0) + ROOM_MM, strict=True))))
     index = kji_from_lps(ijk_to_lps, pose.to_lps(corners))
     first = np.clip(np.floor(index.min(0)).astype(int), 0, np.array(mask.shape) - 1)
@@ -273,10 +298,14 @@ def native_region(
         np.arange(0, n, s, dtype=np.float32) + np.float32((s - 1) / 2) for n, s in zip(bone.shape, step, strict=True)
     ]
     k, j, i = np.meshgrid(*axes, indexing="ij")
-    map_index, radius = VAULT_MAP.pixels(np.stack([i, j, k], -1) @ to_head[:3, :3].T + to_head[:3, 3])
+    blocks = np.stack([i, j, k], -1) @ to_head[:3, :3].T + to_head[:3, 3]
+    map_index, radius = VAULT_MAP.pixels(blocks)
     near = wall_distance(outline, map_index) < REGION_MM
     near &= radius < VAULT_MAP.sample(dome.outer, map_index) + ABOVE_MM
     near &= radius > VAULT_MAP.sample(dome.inner, map_index) - BELOW_MM
+    if structures is not None:
+        patch, field = structures
+        near |= patch.grid.sample(field, patch.from_head(blocks), FIELD_LIMIT_MM) < 2.0
     region = near.repeat(step[0], 0).repeat(step[1], 1).repeat(step[2], 2)
     region = region[: bone.shape[0], : bone.shape[1], : bone.shape[2]]
     return NativeRegion(box, matrix, bone, region, region_points(region, matrix, pose))

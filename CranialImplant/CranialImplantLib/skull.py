@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 from MedShapeCore.errors import OptionError, RefusedInput
+from MedShapeCore.notices import Notice
+from MedShapeCore.segments import read_nrrd_header, segment_mask, segments_of
 from MedShapeCore.volumes import box_of, lps_from_ijk, read_layers
 from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
 
-from .notices import Notice
-from .segments import choose_segment, label_mask, read_nrrd_header, segment_mask, segments_of
+from .segments import choose_segment, label_mask
 from .skullcheck import check_is_skull, check_voxel_size, coarse_look
 
 __all__ = ["Notice", "Skull", "bone_from_ct", "check_is_skull", "load_skull"]

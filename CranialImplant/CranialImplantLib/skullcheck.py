@@ -11,11 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from MedShapeCore.errors import RefusedInput
+from MedShapeCore.notices import Notice
 from MedShapeCore.volumes import lps_from_ijk, spacing_of
 from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
-
-from .notices import Notice
 
 CELL_MM = 4.0
 VOXEL_MM = (0.1, 6.0)  # per axis; beyond these the numbers are not millimetres, or no bone can be seen

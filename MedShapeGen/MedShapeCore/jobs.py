@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import importlib.metadata
 import json
 import math
 import os
@@ -93,6 +92,8 @@ def plain(value: object) -> object:
 
 def versions() -> dict[str, str]:
     """Versions of Python, of the platform and of the installed packages that decide a result; imports none of them."""
+    import importlib.metadata  # not above: 3D Slicer imports this file at its start
+
     found = {"python": platform.python_version(), "platform": platform.platform()}
     for name in REPORTED_PACKAGES:
         try:

@@ -230,7 +230,7 @@ def write_vtp(
 
 
 def polydata(vertices: np.ndarray, triangles: np.ndarray) -> vtkPolyData:
-    """A vtkPolyData that owns copies of both arrays."""
+    """A vtkPolyData that owns copies of both arrays; points without triangles become vertices, which are drawn."""
     points = vtkPoints()
     points.SetData(numpy_to_vtk(np.ascontiguousarray(vertices, np.float32), deep=True))
     cells = vtkCellArray()
@@ -239,6 +239,11 @@ def polydata(vertices: np.ndarray, triangles: np.ndarray) -> vtkPolyData:
     mesh = vtkPolyData()
     mesh.SetPoints(points)
     mesh.SetPolys(cells)
+    if len(triangles) == 0:
+        single = vtkCellArray()
+        every = np.arange(len(vertices) + 1, dtype=np.int64)
+        single.SetData(numpy_to_vtkIdTypeArray(every, deep=True), numpy_to_vtkIdTypeArray(every[:-1].copy(), deep=True))
+        mesh.SetVerts(single)
     return mesh
 
 

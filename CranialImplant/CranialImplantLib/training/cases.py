@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from ..defect import RIM_PIXELS, VaultBone, find_holes, fine_outline, vault_bone
+from ..defect import RIM_PIXELS, find_holes, fine_outline, vault_bone
 from ..dome import DomeModel, draw_numbers, fit_dome_model, posterior
 from ..head import FIELD_LIMIT_MM, HEAD_GRID
 from ..pose import own_mirror
@@ -137,11 +137,14 @@ def make_case(skull: PackedSkull, model: DomeModel, generator: np.random.Generat
     """One case, or None where the random hole is of no use: too small, outside, or over the skull's own hole."""
     whole = bent_field(skull, generator)
     inside = np.ones(HEAD_GRID.shape, bool)
-    true_bone = vault_bone(whole, inside, model)
+    true_bone = vault_bone(whole, inside, model)  # its mirror image is not used
     cutter = random_cutter(generator, true_bone.outer, VAULT_MAP)
     cut = cut_field(whole, cutter)
-    bone = vault_bone(cut, inside, model)
-    new = VaultBone(np.where(np.isfinite(true_bone.outer), bone.outer, 0.0), bone.inner, bone.expected, bone.seen)
+    surface = np.argwhere(np.abs(cut) < HEAD_GRID.step / 2)
+    chosen = surface[generator.permutation(len(surface))[:3000]]
+    mirror = own_mirror(chosen[:, ::-1] * HEAD_GRID.step + np.array(HEAD_GRID.low), cut, HEAD_GRID)
+    bone = vault_bone(cut, inside, model, mirror)
+    new = replace(bone, outer=np.where(np.isfinite(true_bone.outer), bone.outer, 0.0))
     holes = find_holes(new, model, np.ones(VAULT_MAP.shape))
     if not holes:
         return None
@@ -151,16 +154,13 @@ def make_case(skull: PackedSkull, model: DomeModel, generator: np.random.Generat
         return None
     draws = np.stack([draw_numbers(model, generator) for _ in range(SAMPLES)])
     known_outer, known_inner = (np.where(gone, np.nan, image) for image in (bone.outer, bone.inner))
-    dome = posterior(model, known_outer, known_inner, gone, draws, generator)
+    dome = posterior(model, known_outer, known_inner, gone, draws, bone.other)
     outline = fine_outline(cut, dome, hole)
     if outline.missing.sum() < MIN_PIXELS:
         return None
     patch = patch_around(outline, dome, hole.centre_head)
     if np.prod(patch.grid.shape) > MAX_VOXELS:
         return None
-    surface = np.argwhere(np.abs(cut) < HEAD_GRID.step / 2)
-    chosen = surface[generator.permutation(len(surface))[:3000]]
-    mirror = own_mirror(chosen[:, ::-1] * HEAD_GRID.step + np.array(HEAD_GRID.low), cut, HEAD_GRID)
     channels = roi_channels(cut, mirror, dome, outline, patch)
     truth = HEAD_GRID.sample(whole, patch.points_head(), FIELD_LIMIT_MM) / FIELD_LIMIT_MM
     rays = surface_rays(outline, POINT_SPACING_MM, generator)

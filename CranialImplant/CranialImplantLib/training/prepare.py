@@ -109,7 +109,7 @@ def filled_maps(model: DomeModel, outer: np.ndarray, inner: np.ndarray) -> tuple
         gone = ndimage.binary_opening(~np.isfinite(o) & model.domain)
         gone = ndimage.binary_dilation(gone, iterations=RIM_PIXELS)
         draws = draw_numbers(model, generator)[None]
-        dome = posterior(model, np.where(gone, np.nan, o), np.where(gone, np.nan, i), gone, draws, generator)
+        dome = posterior(model, np.where(gone, np.nan, o), np.where(gone, np.nan, i), gone, draws)
         inside = gone & model.domain
         filled_outer.append(np.where(inside, dome.sample_outer[0], o))
         filled_inner.append(np.where(inside, dome.sample_inner[0], i))

@@ -1,0 +1,1 @@
+"""Anatomical shapes in mm: sampled, reconstructed, interpolated, completed. Cheap to import; for research, not for clinical use."""

@@ -1,0 +1,1 @@
+"""From public shapes to the weights: preparation, training, measurement. The trainer alone needs no more than torch, numpy and scipy."""
