@@ -1,0 +1,135 @@
+"""Pictures of the panels and views for the README, drawn in the test host with the real engines and the sample data.
+
+    python Testing/in_slicer/pictures.py Resources/Screenshots
+
+Each carries a line that says so: the application's widgets look a little different. About a minute without other work.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "Testing")]
+VIEW = (640, 520)
+WORDS = "Drawn by the test host (Testing/slicer_host), not by the application. Research use only."
+
+
+def image_of(array):
+    import numpy as np
+    from PySide6.QtGui import QImage
+
+    array = np.ascontiguousarray(array[..., :3])
+    return QImage(array.data, array.shape[1], array.shape[0], 3 * array.shape[1], QImage.Format_RGB888).copy()
+
+
+def composed(path, panel, views):
+    """One picture: the panel on the left, the views below each other on the right, and where it was drawn."""
+    from PySide6.QtCore import Qt
+    from PySide6.QtGui import QColor, QImage, QPainter
+
+    height = max(panel.height(), sum(view.height() for view in views)) + 26
+    picture = QImage(panel.width() + max((view.width() for view in views), default=0), height, QImage.Format_RGB888)
+    picture.fill(QColor(239, 239, 239))
+    painter = QPainter(picture)
+    painter.drawImage(0, 0, panel)
+    top = 0
+    for view in views:
+        painter.drawImage(panel.width(), top, view)
+        top += view.height()
+    painter.drawText(8, height - 24, picture.width() - 16, 22, Qt.AlignLeft | Qt.AlignVCenter, WORDS)
+    painter.end()
+    picture.save(str(path))
+
+
+def finish(host, panel):
+    host.process_until(lambda: panel.logic.runner.idle, 600)
+    if panel.logic.error is not None:
+        raise RuntimeError(panel.logic.error)
+
+
+def views(host, *names):
+    return [image_of(host.view_picture(name, None, VIEW)) for name in names]
+
+
+def cranial(host, folder):
+    """The tutorial of CranialImplant: empty, hole, running, done with the maps, exported, an error."""
+    import SampleData
+    import slicer
+
+    panel = host.open_panel("CranialImplant")
+    ui = panel.ui
+    composed(folder / "CranialImplant-1-empty.png", host.picture(panel), [])
+    SampleData.downloadSample("SkullWithHole")
+    skull = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")[0]
+    skull.GetSegmentation().GetNthSegment(0).SetColor(0.945, 0.839, 0.569)
+    skull.CreateClosedSurfaceRepresentation()
+    host.close_panel()
+    host.open_panel("CranialImplant")
+    p, choices = panel.parameters, sys.modules["CranialImplant"]
+    ui.findButton.click()
+    finish(host, panel)
+    slicer.app.layoutManager().resetSliceViews()
+    composed(folder / "CranialImplant-2-hole.png", host.picture(panel), views(host, "3D"))
+    ui.applyButton.click()
+    host.process_until(lambda: ui.progressBar.value > 40, 600)
+    composed(folder / "CranialImplant-3-running.png", host.picture(panel), [])
+    finish(host, panel)
+    volume = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")[0]
+    slicer.util.setSliceViewerLayers(background=volume, fit=True)
+    slicer.util.setSliceViewerLayers(background=None)
+    composed(folder / "CranialImplant-4-implants.png", host.picture(panel), views(host, "3D", "Red"))
+    p.onSlices, p.spread = choices.OnSlices.Variance, True
+    composed(folder / "CranialImplant.png", host.picture(panel), views(host, "3D", "Red"))
+    p.onSlices, p.spread, p.withPiece, p.exportFolder = choices.OnSlices.Agreement, False, True, Path("/tmp/implants")
+    ui.exportSection.collapsed = False
+    ui.exportButton.click()
+    finish(host, panel)
+    composed(folder / "CranialImplant-5-export.png", host.picture(panel), views(host, "Green"))
+    ui.exportSection.collapsed = True
+    skull.GetSegmentation().AddEmptySegment("nothing", "Nothing")
+    p.inputSegmentID = "nothing"
+    ui.applyButton.click()
+    composed(folder / "CranialImplant-6-error.png", host.picture(panel), [])
+
+
+def shapes(host, folder, category):
+    """MedShapeGen: empty, generated shapes, a reconstruction with its error map."""
+    import slicer
+    from MedShapeSlicer import shapes as nodes
+
+    panel = host.open_panel("MedShapeGen")
+    composed(folder / "MedShapeGen-1-empty.png", host.picture(panel), [])
+    panel.parameters.category = category
+    panel.ui.applyButton.click()
+    finish(host, panel)
+    composed(folder / "MedShapeGen.png", host.picture(panel), views(host, "3D"))
+    models = nodes.modelsOf(panel.parameters.result)
+    panel.parameters.task, panel.parameters.first = 1, models[0]
+    panel.ui.applyButton.click()
+    finish(host, panel)
+    for model in models:
+        model.GetDisplayNode().SetVisibility(False)
+    slicer.util.resetThreeDViews()
+    composed(folder / "MedShapeGen-2-reconstruct.png", host.picture(panel), views(host, "3D"))
+
+
+def main(folder):
+    from slicer_host.host import Host
+
+    host = Host([ROOT / "CranialImplant", ROOT / "MedShapeGen"])
+    from MedShapeSlicer import dependencies
+
+    dependencies.licenceAccepted = lambda *_: True  # nobody is here to be asked
+    folder.mkdir(parents=True, exist_ok=True)
+    cranial(host, folder)
+    if (ROOT / "MedShapeGen" / "MedShapeGenLib" / "weights" / "manifest.json").exists():
+        host.close_scene()
+        shapes(host, folder, "kidney")
+    faults = host.take_faults()
+    print("\n\n".join(faults) or f"The pictures are in {folder}.")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
