@@ -1,0 +1,287 @@
+"""A run's result as nodes: one segmentation with members and mean, variance, agreement, spread, table and report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+
+from . import displays, nodes
+from .geometry import flipped, orientedImage, readSurface
+from .nodes import RunFolder, addSegment, segmentTag
+from .process import read_report
+
+MODULE = "CranialImplant"
+RESULT = f"{MODULE}.Result"  # attribute of a result's segmentation; selectors filter by it
+ROLES = ("Variance", "Agreement", "Spread", "Table", "Report", "Input")  # node references of it
+CHOSEN = f"{MODULE}.Chosen"
+BONE_COLOR = (0.945, 0.839, 0.569)
+BONE_TERM = (
+    "Segmentation category and type - DICOM master list~SCT^85756007^Tissue~SCT^272673000^Bone~^^"
+    "~Anatomic codes - DICOM master list~^^~^^"
+)
+VARIANCE_MAX = 0.25  # of an occupancy between 0 and 1: half of the members fill the voxel
+
+
+def receiveImplants(
+    result: dict, folder: Path, name: str, source: Any, attributes: dict[str, str]
+) -> Generator[tuple[str, float], None, Any]:
+    """Brings one result into the scene, a piece for each step of (text, fraction); returns the segmentation.
+
+    name : what the nodes' names begin with; source : the input's node, or None where it is gone.
+    """
+    import numpy as np
+
+    scene, report = result["scene"], read_report(folder)
+    matrix = flipped(scene["ijk_to_lps"])
+    members = scene["members"]
+    facts = {RESULT: "1", f"{MODULE}.Version": report["versions"]["medshapegen"], f"{MODULE}.Weights": report["weights"]}
+    with RunFolder(f"{name} implant", source, {**attributes, **facts}) as run:
+        segmentation = run.segmentation(f"{name} implant", source)
+        segmentation.GetDisplayNode().SetVisibility(False)  # until all is there: each segment would be drawn on its own
+        for number, member in enumerate(members):
+            yield _("loading the implants"), number / (len(members) + 2)
+            check = report["mean_implant"] if member["id"] == "MeanImplant" else report["implants"][int(member["id"][8:]) - 1]
+            tags = {f"{MODULE}.Checks": json.dumps(check), f"{MODULE}.Member": str(check.get("implant", "mean"))}
+            if not check["passed"]:
+                tags["Segmentation.Status"] = "flagged"
+            if member["empty"]:
+                continue
+            addSegment(
+                segmentation, member["id"], member["name"], member["color"], np.load(folder / member["array"]), matrix,
+                folder / member["surface"], scene["terminology"], tags,
+            )  # fmt: skip
+        yield _("loading the maps"), len(members) / (len(members) + 2)
+        count = len(report["implants"])
+        variance = run.volume(f"{name} implant variance", np.load(folder / "variance.npy"), matrix)
+        colors = displays.heatColors("Implant variance", VARIANCE_MAX, visible=True)
+        displays.dressVolume(variance, colors, 0.005, 1.0, (0.0, VARIANCE_MAX), "Variance\n(0 = all agree)")
+        yield _("loading the maps"), (len(members) + 1) / (len(members) + 2)
+        agreement = run.volume(f"{name} implant agreement", np.load(folder / "agreement.npy"), matrix)
+        displays.dressVolume(agreement, displays.agreementColors(count), 1, count, (0, count), "Implants that\nfill the voxel", named=True)
+        mean = next(m for m in members if m["id"] == "MeanImplant")
+        spread = run.model(f"{name} implant spread", readSurface(folder / mean["surface"]))
+        limit = scene["spread_max_mm"]
+        displays.dressModel(spread, "spread_mm", displays.heatColors("Implant spread in mm", limit), 0.0, limit, "Spread [mm]")
+        spread.GetDisplayNode().SetVisibility(False)
+        columns, rows = checkTable(report)
+        table = run.table(f"{name} implant table", columns, rows)
+        text = run.text(f"{name} implant report", json.dumps(report, indent=1))
+        for role, node in zip(ROLES, (variance, agreement, spread, table, text, source), strict=True):
+            segmentation.SetNodeReferenceID(f"{MODULE}.{role}", node.GetID() if node is not None else None)
+        yield _("done"), 1.0
+    return segmentation
+
+
+def related(segmentation: Any, role: str) -> Any:
+    """A node of the same result; None where the user removed it."""
+    return segmentation.GetNodeReference(f"{MODULE}.{role}") if segmentation is not None else None
+
+
+def checksOf(segmentation: Any, segmentID: str) -> dict:
+    """What the run said of a member; empty for a segment that it did not make."""
+    segment = segmentation.GetSegmentation().GetSegment(segmentID)
+    text = segmentTag(segment, f"{MODULE}.Checks") if segment is not None else ""
+    return json.loads(text) if text else {}
+
+
+def rankedSegments(segmentation: Any) -> list[tuple[str, dict]]:
+    """(segment ID, checks) of a result: members best first, then the mean, then what the user added."""
+    inside = segmentation.GetSegmentation()
+    found = [inside.GetNthSegmentID(n) for n in range(inside.GetNumberOfSegments())]
+    rows = [(segmentID, checksOf(segmentation, segmentID)) for segmentID in found]
+    return sorted(rows, key=lambda row: row[1].get("rank", 1000 if row[1] else 1001))
+
+
+def checkWords(check: dict) -> str:
+    """The checks in words a clinician knows."""
+    words = {
+        "empty": _("empty"), "bone": _("overlaps bone"), "pieces": _("several pieces"), "watertight": _("surface not closed"),
+        "thickness": _("unusual thickness"), "volume": _("unusual volume"), "rim": _("does not meet the rim all round"),
+        "outlier": _("differs from the others"),
+    }  # fmt: skip
+    if not check:
+        return _("not checked")
+    return ", ".join(words.get(name, name) for name in check["failed"]) or _("passed")
+
+
+def checkTable(report: dict) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of the table node: the members by rank, then the mean."""
+    columns = ["Rank", "Implant", "Volume [ml]", "Area [cm2]", "Thickness [mm]", "Thin part [mm]", "Agreement", "Checks"]
+    members = sorted(report["implants"], key=lambda member: member["rank"])
+    rows = []
+    for check, name in [*((m, f"Implant {m['implant']}") for m in members), (report["mean_implant"], "Mean implant")]:
+        figures = [f"{check[key]:.1f}" for key in ("volume_ml", "area_cm2", "thickness_mm", "thickness_p05_mm")]
+        rows.append([str(check.get("rank", "-")), name, *figures, f"{check['agreement']:.3f}", ", ".join(check["failed"]) or "passed"])
+    return columns, rows
+
+
+def showResult(segmentation: Any, segmentID: str, showing: str, opacity: float, spread: bool, filled: bool = True) -> None:
+    """Shows one implant, all, or the mean; the spread's surface takes the mean's place."""
+    ids = [row[0] for row in rankedSegments(segmentation)]
+    visible = {"one": [segmentID], "all": [i for i in ids if i != "MeanImplant"], "mean": ["MeanImplant"]}[showing]
+    model = related(segmentation, "Spread")
+    displays.showSegments(segmentation, [] if spread and model is not None else visible, opacity, filled)
+    if model is not None:
+        model.GetDisplayNode().SetVisibility(spread)
+        legend = displays.legendOf(model)
+        if legend is not None:
+            legend.SetVisibility(spread)
+
+
+def listRow(segmentation: Any, segmentID: str, check: dict) -> list[str]:
+    """A line of the list: name, volume, thickness, agreement, checks."""
+    segment = segmentation.GetSegmentation().GetSegment(segmentID)
+    name = segment.GetName() + (" \u2713" if segmentTag(segment, CHOSEN) else "")
+    figures = [f"{check['volume_ml']:.1f} ml", f"{check['thickness_mm']:.1f} mm", f"{check['agreement']:.2f}"] if check else [""] * 3
+    return [name, *figures, checkWords(check)]
+
+
+def choose(segmentation: Any, segmentID: str) -> None:
+    """Marks one implant as the one to use; the mark is saved with the segmentation."""
+    inside = segmentation.GetSegmentation()
+    for number in range(inside.GetNumberOfSegments()):
+        segment = inside.GetNthSegment(number)
+        segment.RemoveTag(CHOSEN)
+        if inside.GetNthSegmentID(number) == segmentID:
+            segment.SetTag(CHOSEN, "1")
+
+
+def summary(result: dict) -> str:
+    """One sentence about a run, and what it warned of."""
+    good = sum(member["passed"] for member in result["members"])
+    text = _("Done: {good} of {count} implants pass all checks.").format(count=len(result["members"]), good=good)
+    if not result["passed"]:
+        text += " " + _("The mean implant fails a check: {checks}.").format(checks=checkWords(result["mean"]))
+    return " ".join([text, *(f"{notice['message']} {notice['hint']}" for notice in result["notices"])])
+
+
+def preview(path: Path) -> Any:
+    """The first member's surface while the others are made; not saved."""
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLModelNode", "Implant 1 (preview)")
+    node.SetSaveWithScene(False)
+    node.SetAndObservePolyData(readSurface(path))
+    node.CreateDefaultDisplayNodes()
+    node.GetDisplayNode().SetColor(0.10, 0.55, 0.75)
+    return node
+
+
+# ---- the hole
+
+
+def holeWords(hole: dict) -> str:
+    side = {"left": _("left"), "right": _("right"), "middle": _("in the middle")}[hole["side"]]
+    return _("Hole {number}: {side}, {area:.0f} cm\u00b2, {length:.0f} x {width:.0f} mm").format(
+        number=hole["number"], side=side, area=hole["area_cm2"], length=hole["length_mm"], width=hole["width_mm"])  # fmt: skip
+
+
+def holesFound(holes: list[dict]) -> str:
+    if not holes:
+        return _("No hole was found. Mark it with a point or a box, or check that the segment is the bone of this skull.")
+    if len(holes) == 1:
+        return holeWords(holes[0])
+    return _("{count} holes were found; choose one.").format(count=len(holes))
+
+
+def outline(hole: dict) -> Any:
+    """The hole's outline as a locked curve in the views, not saved."""
+    import numpy as np
+
+    return nodes.outline(f"Hole {hole['number']}", np.array(hole["outline_lps"]) * [-1.0, -1.0, 1.0], (0.9, 0.1, 0.5))
+
+
+def pointsOf(place: Any) -> dict[str, list[float]]:
+    """ImplantOptions' point_lps or roi_lps of a point list or an ROI in world coordinates; empty without a point."""
+    if place is None:
+        return {}
+    if place.IsA("vtkMRMLMarkupsROINode"):
+        bounds = [0.0] * 6
+        place.GetRASBounds(bounds)
+        return {"roi_lps": [-bounds[1], -bounds[3], bounds[4], -bounds[0], -bounds[2], bounds[5]]}
+    if place.GetNumberOfControlPoints() == 0:
+        return {}
+    point = [0.0] * 3
+    place.GetNthControlPointPositionWorld(0, point)
+    return {"point_lps": [-point[0], -point[1], point[2]]}
+
+
+# ---- bone from a CT
+
+
+def boneSegmentation(result: dict, folder: Path, volume: Any) -> Any:
+    """A segmentation with the segment "bone", on the volume's grid."""
+    import numpy as np
+
+    with RunFolder(f"{volume.GetName()} bone", volume) as run:
+        node = run.add("vtkMRMLSegmentationNode", f"{volume.GetName()} bone")
+        node.CreateDefaultDisplayNodes()
+        node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+        mask, toRas = np.load(folder / result["array"]), flipped(result["ijk_to_lps"])
+        addSegment(node, "bone", _("Bone"), BONE_COLOR, mask, toRas, terminology=BONE_TERM)
+    return node
+
+
+# ---- export
+
+
+def fileName(segmentation: Any, segmentID: str) -> str:
+    """implant_3, mean_implant or edited_implant: never a node's name, which may hold a person's."""
+    member = segmentTag(segmentation.GetSegmentation().GetSegment(segmentID), f"{MODULE}.Member")
+    return {"": "edited_implant", "mean": "mean_implant"}.get(member, f"implant_{member}")
+
+
+def provenance(segmentation: Any, segmentID: str, generated: dict) -> dict:
+    """Where an implant comes from: the run's settings and weights, and what was measured when it was generated."""
+    keys = ("Version", "Weights", "seed", "members", "quality")
+    return {
+        "segment": segmentID, "generated": generated, "slicer": slicer.app.applicationVersion,
+        **{key.lower(): segmentation.GetAttribute(f"{MODULE}.{key}") for key in keys},
+    }  # fmt: skip
+
+
+def recordExport(segmentation: Any, segmentID: str, result: dict, reason: str | None) -> None:
+    """Keeps with the segment what was found, and the override if there was one."""
+    segment = segmentation.GetSegmentation().GetSegment(segmentID)
+    if result["written"]:
+        segment.SetTag(f"{MODULE}.Exported", ", ".join(result["written"]))
+        if not result["passed"]:
+            text = f"{', '.join(result['failed'])}: {reason}"
+            segment.SetTag(f"{MODULE}.Override", text.replace("|", "/"))
+
+
+def exportWords(result: dict, folder: Path, generated: dict) -> str:
+    """What was written, or why nothing was."""
+    volume = result["checks"]["volume_ml"]
+    edited = _("It was edited since it was generated.") if not generated or abs(volume - generated["volume_ml"]) > 1e-3 else ""
+    failed = checkWords(result["checks"])
+    if not result["written"]:
+        return " ".join((_("Not exported. Failed checks: {checks}.").format(checks=failed), edited,
+                         _("Edit the implant, or give the reason for an override and export again.")))  # fmt: skip
+    text = _("{file} was written, {volume:.1f} ml.").format(file=folder / result["written"][0], volume=volume)
+    passed = _("All checks passed.") if result["passed"] else _("Exported against failed checks: {checks}.").format(checks=failed)
+    return " ".join(part for part in (text, passed, edited, _("Clearance to bone: 0 mm.")) if part)
+
+
+# ---- for the self test
+
+
+def sphereWithHole() -> Any:
+    """A segmentation with a bone segment: a shell of 100 mm with a round hole on the left side."""
+    import numpy as np
+
+    k, j, i = (np.mgrid[:60, :60, :60] - 29.5) * 2.0
+    radius = np.sqrt(i**2 + j**2 + k**2)
+    shell = (radius < 50) & (radius > 44) & ~((i < 0) & (np.hypot(j, k) < 20))
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Sphere with hole")
+    node.CreateDefaultDisplayNodes()
+    toRas = np.diag([2.0, 2.0, 2.0, 1.0])
+    toRas[:3, 3] = -59.0
+    image = orientedImage(shell.astype(np.uint8), toRas)
+    geometry = slicer.vtkSegmentationConverter.SerializeImageGeometry(image)
+    node.GetSegmentation().SetConversionParameter("Reference image geometry", geometry)
+    addSegment(node, "bone", "Bone", BONE_COLOR, shell.astype(np.uint8), toRas, terminology=BONE_TERM)
+    return node
