@@ -93,6 +93,17 @@ def test_reload_makes_a_new_panel_after_cleaning_up_the_old(host):
     assert new.ui.applyButton.text == "Apply"
 
 
+def test_a_panel_that_is_gone_follows_the_scene_no_more(host):
+    import slicer
+
+    panel = host.open_panel("HostSample")
+    host.quit_panel("HostSample")
+    assert panel.cleaned
+    slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "late")
+    assert host.take_faults() == []
+    assert host.open_panel("HostSample") is not panel
+
+
 def test_collapsed_sections_hide_their_content(host):
     ui = host.open_panel("HostSample").ui
     section = ui.advancedCollapsibleButton
