@@ -251,8 +251,8 @@ class CranialImplantWidget(JobPanel):
     def onEnd(self, error, text):
         made = self.task == "apply" and error is None
         JobPanel.onEnd(self, error, text)
-        if made:
-            p = self.parameters
+        p = self.parameters  # None when the user went to another module meanwhile
+        if made and p is not None and p.result is not None and p.inputSegmentation is not None:
             displays.sliceTo(displays.centreOf(p.result))
             displays.lookAt(displays.centreOf(p.result), displays.centreOf(p.inputSegmentation))
 
@@ -290,7 +290,7 @@ class CranialImplantLogic(JobLogic):
 
         def preview(event, folder):
             if self._preview is None:
-                self._preview = implants.preview(folder / event["surface"])
+                self._preview = implants.preview(folder / event["surface"], slicer.mrmlScene.GetNodeByID(sourceID))
 
         self.job(prepare, receive, lambda: self.words, preview, wait)
 

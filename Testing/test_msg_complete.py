@@ -138,6 +138,12 @@ def test_a_cap_finds_the_end_of_the_shape_to_which_it_belongs(axis, side):
     assert np.linalg.norm(place.centre_lps[0] - CENTRE) < 3.0 and bad < 0.5
 
 
+def test_places_around_a_piece_have_known_distances():
+    piece = Given(np.zeros((4, 3)), np.tile([0.0, 0.0, 1.0], (4, 1)))
+    places, distances = piece.around(2.0)
+    assert np.allclose(places[:, 2], [0, 0, 0, 0, 2, 2, -2, -2]) and np.allclose(distances, places[:, 2])
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_sampled_shape_is_placed_on_the_piece_even_where_its_triangles_are_inside_out(sign):
     """A cap from above: with its normals reversed it would fit the bottom of the shape as well."""
@@ -151,13 +157,16 @@ def test_a_sampled_shape_is_placed_on_the_piece_even_where_its_triangles_are_ins
 
 
 def test_the_category_s_sizes_hold_a_piece_that_does_not_say_how_large_the_whole_is():
-    """A small flat patch fits any size: the least squares alone would run away."""
-    patch = piece_of(TRUTH, lambda v: v[:, 2] < 7.5)
-    points, normals = surface_points(patch.vertices_lps, patch.triangles, 200, np.random.default_rng(0))
-    values = grid_values(ellipsoid_grid((1.0, 0.7, 0.5)))
-    start = Placement(CENTRE[None] + 1.0, np.array([80.0]))
-    found = improved(start, points, values, Sizes(np.array([np.log(50.0)]), 0.12), 30)
-    assert 45 < found.scale_mm[0] < 58
+    """A flat piece of a shape with a flat bottom at z = -0.5 u fits at every size: the category decides."""
+
+    def flat(places):
+        return -0.5 - places[..., 2], np.broadcast_to([0.0, 0.0, -1.0], places.shape)
+
+    points = np.random.default_rng(0).uniform(-10, 10, (200, 3)) * [1, 1, 0]  # in the plane z = 0 mm
+    found = improved(Placement(np.array([[0.0, 0.0, 45.0]]), np.array([80.0])), points, flat,
+                     Sizes(np.array([np.log(50.0)]), 0.12), 60)  # fmt: skip
+    assert found.scale_mm[0] == pytest.approx(50, rel=0.02)
+    assert found.centre_lps[0] == pytest.approx([0, 0, 0.5 * found.scale_mm[0]], abs=0.1)  # the bottom on the piece
 
 
 def test_guidance_moves_samples_towards_the_piece():

@@ -103,8 +103,9 @@ def test_distances_are_exact_and_signed():
     points = np.array([[5.0, 5, 5], [5, 5, 1], [-3, 5, 5], [13, 14, 5], [11, 12, 12]])
     assert signed_distance_mm(points, cube, triangles) == pytest.approx([-5, -1, 3, 5, 3], abs=1e-5)
     assert distance_mm(points, cube, triangles) == pytest.approx([5, 1, 3, 5, 3], abs=1e-5)
-    far = 5000.0
+    far = 5000.1237  # which float32 does not hold exactly: it is 2e-4 off there
     assert signed_distance_mm(points + far, cube + far, triangles) == pytest.approx([-5, -1, 3, 5, 3], abs=1e-5)
+    assert distance_mm(points + far, cube + far, triangles) == pytest.approx([5, 1, 3, 5, 3], abs=1e-5)
 
 
 def test_the_papers_figures_follow_their_formulas():

@@ -19,6 +19,13 @@ def flipped(matrix: Any) -> Any:
     return np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(matrix, float)
 
 
+def toNumpy(array: Any) -> Any:
+    """A view of a VTK array; what is loaded for it is not wanted at the application's start."""
+    from vtk.util.numpy_support import vtk_to_numpy
+
+    return vtk_to_numpy(array)
+
+
 def matrixToWorld(node: Any) -> Any:
     """(4, 4) of the node's parent transforms; refuses one that bends."""
     import numpy as np
@@ -46,7 +53,7 @@ def segmentGrid(segmentation: Any, segmentID: str) -> tuple[Any, Any, Any]:
         raise RefusedInput("empty", "The segment is empty.", "Choose another segment.")
     extent = image.GetExtent()
     shape = [extent[2 * axis + 1] - extent[2 * axis] + 1 for axis in (2, 1, 0)]
-    values = vtk.util.numpy_support.vtk_to_numpy(image.GetPointData().GetScalars()).reshape(shape)
+    values = toNumpy(image.GetPointData().GetScalars()).reshape(shape)
     label = segmentation.GetSegmentation().GetSegment(segmentID).GetLabelValue()
     matrix = vtk.vtkMatrix4x4()
     image.GetImageToWorldMatrix(matrix)
@@ -105,7 +112,7 @@ def writeTogether(implant: Any, implantID: str, bone: Any, boneID: str, folder: 
     world = matrixToWorld(bone) @ slicer.util.arrayFromVTKMatrix(own)
     found.SetGeometryFromImageToWorldMatrix(slicer.util.vtkMatrixFromArray(world))
     slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(found, grid, there, False, False)
-    values = vtk.util.numpy_support.vtk_to_numpy(there.GetPointData().GetScalars())
+    values = toNumpy(there.GetPointData().GetScalars())
     boneMask = values.reshape([int(v) for v in (wide[1::2] - wide[0::2] + 1)[::-1]]) > 0
     writeNrrd(folder / "implant.nrrd", mask, extent, wide, matrix)
     writeNrrd(folder / "bone.nrrd", boneMask, wide, wide, matrix)
@@ -153,10 +160,11 @@ def writeVolume(volume: Any, path: Path) -> None:
 def orientedImage(array: Any, ijkToRas: Any) -> Any:
     """vtkOrientedImageData of its own from an array (k, j, i)."""
     import numpy as np
+    from vtk.util.numpy_support import numpy_to_vtk
 
     image = slicer.vtkOrientedImageData()
     image.SetDimensions(*array.shape[::-1])
-    image.GetPointData().SetScalars(vtk.util.numpy_support.numpy_to_vtk(np.ascontiguousarray(array).ravel(), deep=True))
+    image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(array).ravel(), deep=True))
     image.SetGeometryFromImageToWorldMatrix(slicer.util.vtkMatrixFromArray(np.asarray(ijkToRas, float)))
     return image
 
@@ -177,7 +185,7 @@ def readSurface(path: Path) -> Any:
     if surface.GetNumberOfPoints():
         data, normals = surface.GetPointData(), surface.GetPointData().GetArray("Normals")
         for array in filter(None, (surface.GetPoints().GetData(), normals)):
-            vtk.util.numpy_support.vtk_to_numpy(array)[:, :2] *= -1
+            toNumpy(array)[:, :2] *= -1
         if normals is not None:
             data.SetNormals(normals)
             if data.GetScalars() is normals:

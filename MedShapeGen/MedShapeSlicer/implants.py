@@ -160,13 +160,15 @@ def summary(result: dict) -> str:
     return " ".join([text, *(f"{notice['message']} {notice['hint']}" for notice in result["notices"])])
 
 
-def preview(path: Path) -> Any:
-    """The first member's surface while the others are made; not saved."""
+def preview(path: Path, source: Any) -> Any:
+    """The first member's surface while the others are made, seen from outside of the skull `source`; not saved."""
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLModelNode", "Implant 1 (preview)")
     node.SetSaveWithScene(False)
     node.SetAndObservePolyData(readSurface(path))
     node.CreateDefaultDisplayNodes()
     node.GetDisplayNode().SetColor(0.10, 0.55, 0.75)
+    if source is not None:
+        displays.lookAt(displays.centreOf(node), displays.centreOf(source))
     return node
 
 

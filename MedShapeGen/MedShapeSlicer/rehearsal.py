@@ -20,7 +20,7 @@ COLOR = (0.9, 0.62, 0.0)
 
 def handle(request: dict, folder: Path, progress: Any) -> dict:
     for number in range(20):
-        progress("rehearsing", number / 20)
+        progress("rehearsing", number / 20, first_member(request, folder.parent) if number == 10 else None)
         time.sleep(arguments.seconds / 20)
     ENDS[arguments.end]()
     return TASKS[request["task"]](request, folder)
@@ -97,6 +97,17 @@ def shapes(request: dict, folder: Path) -> dict:
     report = {"task": task, "options": options, "shapes": made, "weights": {"digest": "none"}}
     (folder / "report.json").write_text(json.dumps(report), encoding="utf-8")
     return {"passed": True, "shapes": made, "figures": {}, "warnings": [], "files": []}
+
+
+def first_member(request: dict, job_dir: Path) -> dict | None:
+    """The event with the first implant's surface, as the engine sends it before the end."""
+    from MedShapeCore.surfaces import mask_surface, write_vtp
+
+    if request["task"] != "generate" or "inputs" in request:
+        return None
+    (job_dir / "previews").mkdir()
+    write_vtp(job_dir / "previews" / "member_1.vtp", *mask_surface(cap(0.0), grid()), {})
+    return {"member": 1, "surface": "previews/member_1.vtp"}
 
 
 def generate(request: dict, folder: Path) -> dict:

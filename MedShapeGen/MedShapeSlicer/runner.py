@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from MedShapeCore.errors import MedShapeError
 from .process import WorkerProcess, WorkerProgram
 
 POLL_MS = 50
-Steps = Iterator[tuple[str, float]]
+Steps = Generator[tuple[str, float], None, Any]
 
 
 class JobRunner:

@@ -13,7 +13,7 @@ from MedShapeCore.errors import RefusedInput
 from slicer.i18n import tr as _
 
 from . import displays, nodes
-from .geometry import matrixToWorld, readSurface, writeSegment
+from .geometry import matrixToWorld, readSurface, toNumpy, writeSegment
 from .nodes import RunFolder
 from .process import read_report
 
@@ -69,7 +69,8 @@ def receiveShapes(
     """
     report = read_report(folder)
     color = kind["colour"] if kind else PLAIN
-    label = {"reconstruct": _("reconstruction"), "interpolate": _("step"), "complete": _("completion")}.get(task) or kind["label"]
+    words = {"reconstruct": _("reconstruction"), "interpolate": _("step"), "complete": _("completion")}
+    label = words.get(task) or (kind["label"] if kind else _("shape"))
     with RunFolder(name, beside, {**attributes, f"{MODULE}.Weights": report["weights"]["digest"]}) as run:
         text = run.text(f"{name} report", json.dumps(report, indent=1))
         text.SetAttribute(RESULT, "1")
@@ -96,7 +97,7 @@ def receiveShapes(
 
 def standBeside(surface: Any, edge: float) -> float:
     """Moves a surface along R, in place, so that it begins at `edge`; returns where the next one begins."""
-    points = vtk.util.numpy_support.vtk_to_numpy(surface.GetPoints().GetData())
+    points = toNumpy(surface.GetPoints().GetData())
     points[:, 0] += edge - points[:, 0].min()
     return float(points[:, 0].max()) + GAP_MM
 

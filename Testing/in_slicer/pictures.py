@@ -53,6 +53,22 @@ def views(host, *names):
     return [image_of(host.view_picture(name, None, VIEW)) for name in names]
 
 
+def made_up_ct(skull):
+    """A volume with bright bone on dark ground: the sample data has no CT."""
+    import numpy as np
+    import slicer
+    from MedShapeSlicer import geometry
+
+    bone, extent, to_ras = geometry.segmentGrid(skull, skull.GetSegmentation().GetNthSegmentID(0))
+    grey = np.where(bone, 900, -100) + np.random.default_rng(0).normal(0, 40, bone.shape)
+    to_ras[:3, 3] += to_ras[:3, :3] @ extent[0::2]
+    volume = slicer.util.addVolumeFromArray(grey.astype(np.int16), ijkToRAS=to_ras, name="made-up CT")
+    volume.CreateDefaultDisplayNodes()
+    volume.GetDisplayNode().SetAutoWindowLevel(False)
+    volume.GetDisplayNode().SetWindowLevelMinMax(-300, 1300)
+    return volume
+
+
 def cranial(host, folder):
     """The tutorial of CranialImplant: empty, hole, running, done with the maps, exported, an error."""
     import SampleData
@@ -68,17 +84,15 @@ def cranial(host, folder):
     host.close_panel()
     host.open_panel("CranialImplant")
     p, choices = panel.parameters, sys.modules["CranialImplant"]
+    p.ctVolume = made_up_ct(skull)
+    slicer.util.setSliceViewerLayers(background=p.ctVolume, fit=True)
     ui.findButton.click()
     finish(host, panel)
-    slicer.app.layoutManager().resetSliceViews()
     composed(folder / "CranialImplant-2-hole.png", host.picture(panel), views(host, "3D"))
     ui.applyButton.click()
     host.process_until(lambda: ui.progressBar.value > 40, 600)
     composed(folder / "CranialImplant-3-running.png", host.picture(panel), [])
     finish(host, panel)
-    volume = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")[0]
-    slicer.util.setSliceViewerLayers(background=volume, fit=True)
-    slicer.util.setSliceViewerLayers(background=None)
     composed(folder / "CranialImplant-4-implants.png", host.picture(panel), views(host, "3D", "Red"))
     p.onSlices, p.spread = choices.OnSlices.Variance, True
     composed(folder / "CranialImplant.png", host.picture(panel), views(host, "3D", "Red"))

@@ -86,6 +86,18 @@ def test_a_second_run_leaves_the_first_alone(host, cranial_done):
     assert cranial_done.parameters.result.GetAttribute("CranialImplant.seed") == "7"
 
 
+def test_the_result_goes_to_the_study_of_its_input(host, cranial):
+    import slicer
+
+    hierarchy = slicer.mrmlScene.GetSubjectHierarchyNode()
+    study = hierarchy.CreateStudyItem(hierarchy.GetSceneItemID(), "Study 1")
+    hierarchy.SetItemParent(hierarchy.GetItemByDataNode(cranial.parameters.inputSegmentation), study)
+    cranial.ui.applyButton.click()
+    finished(host, cranial)
+    folder = hierarchy.GetItemParent(hierarchy.GetItemByDataNode(cranial.parameters.result))
+    assert hierarchy.GetItemParent(folder) == study
+
+
 def test_the_hole_is_shown_before_the_run(host, cranial):
     cranial.ui.findButton.click()
     finished(host, cranial)
@@ -127,6 +139,23 @@ def test_browsing_by_button_and_row_shows_one_implant(host, cranial_done):
     assert visible() == ["Implant_1", "Implant_2", "Implant_5"]
     cranial_done.parameters.opacity = 0.4
     assert display.GetSegmentOpacity3D("Implant_1") == pytest.approx(0.4)
+
+
+def test_arrow_keys_in_the_list_step_through_the_implants(host, cranial_done):
+    import qt
+
+    table, window = cranial_done.ui.memberTable, cranial_done.parent.window()
+    window.show()
+    host.process_events()
+    window.activateWindow()
+    table.setFocus()
+    host.process_events()
+    keys = (qt.Qt.Key_Right, "Implant_2"), (qt.Qt.Key_Down, "Implant_3"), (qt.Qt.Key_Left, "Implant_2"), (qt.Qt.Key_Up, "Implant_1")
+    for key, wanted in keys:
+        qt.QTest.keyClick(table, key)
+        host.process_events()
+        assert cranial_done.parameters.currentSegmentID == wanted
+    window.hide()
 
 
 def test_the_maps_go_over_the_slices_and_away_again(host, cranial_done):

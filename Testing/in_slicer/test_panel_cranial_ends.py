@@ -112,6 +112,28 @@ def test_scene_closed_module_reloaded_or_application_left_during_a_run(host, cra
     assert again.ui.applyButton.text == "Generate implant" and "Implant 1 (preview)" not in names("vtkMRMLModelNode")
 
 
+def test_a_run_goes_on_when_the_user_goes_to_another_module(host, cranial):
+    cranial.logic.rehearse("--seconds", "1")
+    cranial.ui.applyButton.click()
+    host.close_panel()
+    finished(host, cranial)
+    assert cranial.logic.error is None
+    again = host.open_panel("CranialImplant")
+    assert again.parameters.result is not None and again.ui.memberTable.rowCount == 6
+
+
+def test_the_first_implant_is_seen_before_the_end_and_only_until_then(host, cranial):
+    import slicer
+
+    cranial.logic.rehearse("--seconds", "2")
+    cranial.ui.applyButton.click()
+    host.process_until(lambda: "Implant 1 (preview)" in names("vtkMRMLModelNode"), 20)
+    node = slicer.util.getNode("Implant 1 (preview)")
+    assert not cranial.logic.runner.idle and node.GetPolyData().GetBounds()[1] < 0 and not node.GetSaveWithScene()
+    finished(host, cranial)
+    assert "Implant 1 (preview)" not in names("vtkMRMLModelNode")
+
+
 def test_an_input_that_is_removed_during_a_run_costs_nothing(host, cranial):
     import slicer
 

@@ -57,6 +57,19 @@ def test_a_segment_is_written_on_the_whole_scan_where_it_is(case, tmp_path):
     assert np.allclose(middle_lps(array, matrix), wanted_lps(to_ras), atol=1e-4)
 
 
+def test_a_segment_that_is_stored_cropped_gets_the_room_of_its_scan(case, tmp_path):
+    from MedShapeSlicer import geometry, nodes
+
+    segmentation, _, to_ras = case
+    cropped = to_ras.copy()
+    cropped[:3, 3] += to_ras[:3, :3] @ [20, 10, 5]
+    nodes.addSegment(segmentation, "cropped", "Cropped", (1, 0, 0), np.ones((4, 6, 11), np.uint8), cropped)
+    geometry.writeSegment(segmentation, "cropped", tmp_path / "a.nrrd")
+    array, matrix = read(tmp_path / "a.nrrd")
+    assert array.shape == (20, 30, 40) and array.sum() == 4 * 6 * 11
+    assert np.allclose(middle_lps(array, matrix), wanted_lps(to_ras), atol=1e-4)
+
+
 def test_a_transform_moves_the_file_and_one_that_bends_is_refused(case, tmp_path):
     import slicer
     import vtk
@@ -97,6 +110,8 @@ def test_one_of_several_segments_in_a_shared_layer_is_written_alone(host, case, 
     other[15:17, 3:5, 3:5] = 1
     segmentation.GetSegmentation().AddEmptySegment("brain", "Brain")
     slicer.util.updateSegmentBinaryLabelmapFromArray(other, segmentation, "brain", volume)
+    segmentation.GetSegmentation().CollapseBinaryLabelmaps(False)
+    assert segmentation.GetSegmentation().GetNumberOfLayers() == 1
     geometry.writeSegment(segmentation, "brain", tmp_path / "a.nrrd")
     assert read(tmp_path / "a.nrrd")[0].sum() == 8
 
