@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from CranialImplantLib import pipeline
+from CranialImplantLib.members import SHARED, network_field, shared_correction
 from CranialImplantLib.models import WEIGHTS, load_models
 from CranialImplantLib.options import ImplantOptions
 from CranialImplantLib.pipeline import (
@@ -146,6 +147,17 @@ def test_swapping_two_members_solids_swaps_the_refined_fields(prepared, models):
     given, made = (solids[1] - solids[0])[open_space] * 6.0, (fields[1] - fields[0])[open_space]
     assert given.std() > 0.2  # mm
     assert np.corrcoef(given, made)[0, 1] > 0.7 and 0.5 < (given @ made) / (given @ given) < 1.5
+
+
+def test_all_members_share_half_of_what_the_refinement_changes_of_the_guess(prepared, models):
+    guess = prepared.channels[2]
+    shared = shared_correction(prepared, models)
+    alone = network_field(guess, prepared, models, member=False)
+    assert np.allclose(6.0 * np.minimum(prepared.channels[0], guess) + shared / SHARED, alone, atol=1e-3)
+    assert 0 < SHARED <= 1 and np.abs(shared).max() > 0.1  # mm: there is something to share
+    one, other = (refined_field(guess, prepared, models, member=True, shared=s) for s in (0.0, shared))
+    here = np.maximum(one, other) < prepared.other_side  # where the other side's structures do not decide
+    assert np.allclose((other - one)[here], shared[here], atol=1e-4) and here.mean() > 0.5
 
 
 def test_the_first_member_is_shown_as_soon_as_it_is_there(case, models):

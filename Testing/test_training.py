@@ -153,6 +153,18 @@ def test_a_stage_learns_one_small_case(stage, share, case_folder, tmp_path):
     assert loss_falls(task, 8, tmp_path, 3e-3) < share
 
 
+def test_a_share_of_the_flows_starts_from_the_domes_mean(case_folder):
+    task = train.stages()["completion"]([], case_folder)
+    case, generator = small_case(), np.random.default_rng(0)
+    means = 0
+    for _ in range(60):
+        _, true, good, start, *_ = (t.numpy() for t in task.sample(generator))
+        off = np.median(np.linalg.norm(start - true, axis=1)[good > 0])
+        gaps = [np.median(np.linalg.norm(g - case.true_points, axis=1)) for g in case.guess_points[:2]]  # 1.5 and 1 mm
+        means += abs(off - gaps[0]) < abs(off - gaps[1])
+    assert 5 <= means <= 25  # a quarter of 60, within three deviations
+
+
 def test_the_look_learns_one_sample(tmp_path):
     torch.manual_seed(0)
     task = replace(train.stages()["look"]([ball_skull()], tmp_path), batch=1)

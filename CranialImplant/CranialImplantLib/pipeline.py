@@ -6,27 +6,34 @@ Chapters, in the order of the data: pose, hole, first guess, missing points, sol
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 from MedShapeCore import __version__
 from MedShapeCore.devices import choose_device
-from MedShapeCore.distance import zero_set_distance
 from MedShapeCore.errors import FailedResult, RefusedInput
 from MedShapeCore.notices import Notice
 from MedShapeCore.volumes import spacing_of
 from scipy import ndimage
-from torch import Tensor
 
 from .baselines import HoleCase, hole_case
-from .completion import Source, flow
 from .defect import HALF_THICKNESS_MM, RIM_PIXELS, Hole, Outline, choose_hole, find_holes, fine_outline, vault_bone
-from .dome import Dome, draw_numbers, posterior
+from .dome import Dome, posterior
 from .ensemble import ImplantEnsemble, build_ensemble_parts
-from .head import FIELD_LIMIT_MM, HEAD_GRID, head_field
+from .head import HEAD_GRID, head_field
 from .look import head_centre, look, look_input, look_matrix, similarity_from_look
+from .members import (
+    QUALITIES,
+    Progress,
+    member_draws,
+    member_solid,
+    missing_points,
+    native_field,
+    refined_field,
+    shared_correction,
+    silent,
+)
 from .models import Models, load_models
 from .options import ImplantOptions
 from .pose import ATLAS_GRID, HeadPose, bone_points, own_mirror, pose_from_similarity, register
@@ -37,30 +44,13 @@ from .roi import (
     native_region,
     patch_around,
     roi_channels,
-    surface_normals,
-    surface_rays,
 )
 from .skull import Skull
 from .subtraction import implant_from_field
 from .vault import VAULT_MAP
-from .voxelization import indicator
-
-Progress = Callable[..., None]
 
 POSE_POINTS = 30_000  # of the bone: with fewer, the pose depends on the order in which the file stores its axes
 WORST_RESIDUAL_MM = 2.5  # of the pose's registration; real skulls: up to 0.9
-
-
-@dataclass(frozen=True)
-class Quality:
-    """What a named quality stands for."""
-
-    steps: int  # evaluations of the point network
-    solve_mm: float  # voxel of the Poisson grid
-    spacing_mm: float  # of the missing points
-
-
-QUALITIES = {"best": Quality(8, 1.5, 2.0), "fast": Quality(8, 2.0, 2.5)}
 
 
 class Clock:
@@ -103,10 +93,6 @@ class Prepared:
     notices: tuple[Notice, ...]
 
 
-def silent(stage: str, fraction: float, event: dict | None = None) -> None:
-    """The progress callback that tells nobody."""
-
-
 def generate_implants(
     skull: Skull, options: ImplantOptions, progress: Progress = silent, models: Models | None = None
 ) -> ImplantEnsemble:
@@ -145,11 +131,13 @@ def _generate(
     implants: list[np.ndarray] = []
     points = missing_points(prepared, options, models, steps, quality, progress)
     clock.lap("points")
+    shared = shared_correction(prepared, models)
+    clock.lap("refinement")
     spacing = spacing_of(region.ijk_to_lps)
     for n in range(options.members):
         solid = member_solid(points, n, prepared, models, quality)
         clock.lap("solids")
-        refined = refined_field(solid, prepared, models, member=True)
+        refined = refined_field(solid, prepared, models, member=True, shared=shared)
         clock.lap("refinement")
         fields.append(native_field(refined, prepared.patch, region, prepared.located.pose))
         implants.append(implant_from_field(fields[-1], region.bone, region.region, spacing))
@@ -181,19 +169,6 @@ def member_event(number: int, implant: np.ndarray, region: NativeRegion) -> dict
 
     vertices, triangles = mask_surface(implant, region.ijk_to_lps)
     return {"member": 1, "surface": (vertices, triangles)}
-
-
-def member_draws(models: Models, seed: int, members: int) -> np.ndarray:
-    """Random numbers of the dome samples, one row a member: the middle first, then pairs of opposites.
-
-    Member 1 is the most likely dome; members 2 and 3, 4 and 5, ... mirror each other's deviation, so that few members
-    already have the right mean (antithetic sampling, Hammersley and Morton 1956). Row k depends on seed and k alone.
-    """
-    rows = []
-    for n in range(members):
-        numbers = draw_numbers(models.dome, np.random.default_rng([seed, (n + 1) // 2]))
-        rows.append(numbers * (0.0 if n == 0 else (1.0 if n % 2 else -1.0)))
-    return np.stack(rows)
 
 
 def locate(skull: Skull, models: Models, progress: Progress = silent, clock: Clock | None = None) -> Located:
@@ -278,81 +253,6 @@ def _place_head(options: ImplantOptions, pose: HeadPose) -> tuple[np.ndarray | N
         axes = [np.linspace(options.roi_lps[a], options.roi_lps[a + 3], 8) for a in range(3)]
         box = pose.to_head(np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3))
     return point, box
-
-
-@dataclass(frozen=True)
-class MemberPoints:
-    """Points of all members, (N, n, 3), with the area normals of the surface they started from; patch frame."""
-
-    points: Tensor
-    normals: Tensor
-    kind: Tensor  # (1, n, 3) one-hot
-    low: Tensor  # (3,)
-
-
-def missing_points(
-    prepared: Prepared, options: ImplantOptions, models: Models, steps: int, quality: Quality,
-    progress: Progress = silent,
-) -> MemberPoints:
-    """The missing surface of every member by conditional point diffusion, all members as one batch."""
-    dome, patch = prepared.dome, prepared.patch
-    rays = surface_rays(prepared.outline, quality.spacing_mm, np.random.default_rng([options.seed, 10**6]))
-    turn = patch.head_from_patch[:3, :3].astype(np.float32)
-    maps = list(zip(dome.sample_outer, dome.sample_inner, strict=True))
-    points = np.stack([patch.from_head(rays.points(*m)) for m in maps])
-    normals = np.stack([surface_normals(rays, *m, quality.spacing_mm) @ turn for m in maps])
-    mean_points = patch.from_head(rays.points(dome.outer, dome.inner))[None]
-    generators = [np.random.default_rng([options.seed, n, 7]) for n in range(len(points))]
-    noise = np.stack([generator.standard_normal(points.shape[1:]) for generator in generators])
-
-    def tensor(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(models.device)
-
-    low = tensor(np.asarray(patch.grid.low))
-    kind = torch.from_numpy(rays.kind.astype(np.int64)).to(models.device)
-    source = Source(tensor(points), tensor(normals), kind, tensor(mean_points), low, patch.grid.step)
-    channels = tensor(prepared.channels)[None]
-    moved = flow(
-        models.completion, channels, source, tensor(noise), steps,
-        lambda share: progress("placing the missing points", 0.36 + 0.14 * share),
-    )
-    return MemberPoints(moved, tensor(normals), source.kind, low)
-
-
-@torch.inference_mode()
-def member_solid(points: MemberPoints, member: int, prepared: Prepared, models: Models, quality: Quality) -> np.ndarray:
-    """Signed distance / 6 mm, (D, H, W) float32 on the patch grid, of one member's closed solid.
-
-    member : counted from 0. The voxelization network orients its points, DPSR makes them a solid.
-    """
-    grid = prepared.patch.grid
-    channels = torch.from_numpy(prepared.channels)[None].to(models.device)
-    chosen = slice(member, member + 1)
-    moved, oriented = models.voxelization(
-        channels, points.points[chosen], points.normals[chosen], points.kind, points.low, grid.step)
-    depth, height, width = (int(round((n - 1) * grid.step / quality.solve_mm)) + 1 for n in grid.shape)
-    fine = (depth, height, width)
-    solved = indicator(moved, oriented, points.low, fine, quality.solve_mm)[0].float().cpu().numpy()
-    distance = zero_set_distance(solved, (quality.solve_mm,) * 3, FIELD_LIMIT_MM)
-    if fine != grid.shape:
-        place = np.meshgrid(*[np.arange(n) * grid.step / quality.solve_mm for n in grid.shape], indexing="ij")
-        distance = ndimage.map_coordinates(distance, place, order=1, mode="nearest", output=np.float32)
-    return distance / FIELD_LIMIT_MM
-
-
-@torch.inference_mode()
-def refined_field(solid: np.ndarray, prepared: Prepared, models: Models, member: bool) -> np.ndarray:
-    """Signed distance in mm, (D, H, W) on the patch grid, of the completed bone."""
-    channels = torch.from_numpy(prepared.channels)[None].to(models.device)
-    field = models.refinement(channels, torch.from_numpy(solid)[None, None].to(models.device), member)
-    return np.minimum(field[0, 0].float().cpu().numpy() * np.float32(FIELD_LIMIT_MM), prepared.other_side)
-
-
-def native_field(field: np.ndarray, patch: Patch, region: NativeRegion, pose: HeadPose) -> np.ndarray:
-    """The patch's field at the voxels of the region, +6 mm elsewhere: (k, j, i) float32."""
-    native = np.full(region.bone.shape, FIELD_LIMIT_MM, np.float32)
-    native[region.region] = patch.grid.sample(field, patch.from_head(region.points_head), FIELD_LIMIT_MM)
-    return native
 
 
 def describe_hole(skull: Skull, options: ImplantOptions, models: Models | None = None) -> HoleCase:

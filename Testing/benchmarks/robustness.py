@@ -8,6 +8,7 @@ CASES holds the label maps of make_cases.py (1 bone, 2 implant). PACK is a compa
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 import time
@@ -23,6 +24,7 @@ from CranialImplantLib.models import Models, load_models  # noqa: E402
 from CranialImplantLib.options import ImplantOptions  # noqa: E402
 from CranialImplantLib.pipeline import generate_implants, locate  # noqa: E402
 from CranialImplantLib.skull import Skull  # noqa: E402
+from CranialImplantLib.training import pack as packs  # noqa: E402
 from CranialImplantLib.training.pack import find_sources, read_source  # noqa: E402
 from MedShapeCore.errors import MedShapeError  # noqa: E402
 from MedShapeCore.pictures import body_of, contact_sheet, fitted_view, render_surface  # noqa: E402
@@ -150,6 +152,7 @@ def check_challenge(pack: Path, models: Models, out: Path) -> dict[str, str]:
     """Runs every skull of a compact pack (one member, fast) and draws a contact sheet; what failed comes with the reason."""
     failed: dict[str, str] = {}
     images, labels = [], []
+    packs.read_compact = functools.cache(packs.read_compact)  # all skulls lie in one file
     for source in find_sources([pack])[0]:
         name, start = source.name, time.perf_counter()
         skull = read_source(source)
@@ -163,7 +166,7 @@ def check_challenge(pack: Path, models: Models, out: Path) -> dict[str, str]:
         images.append(portrait(ensemble))
         labels.append(f"{name} {ensemble.mean_report.volume_ml:.0f} ml")
         print(name, f"{time.perf_counter() - start:.1f} s", failed.get(name, "ok"), flush=True)
-    contact_sheet(images, labels, out / "challenge.png", columns=11)
+        contact_sheet(images, labels, out / "challenge.png", columns=11)  # anew after each: a run may be stopped
     return failed
 
 

@@ -15,6 +15,7 @@ from .case_source import OUTLIER_MM, CaseFolder, grid_tensor
 from .pack import PackedSkull
 
 POINTS = 1500
+MEAN_SHARE = 0.25  # of the draws start from the dome's mean, as the first member does
 
 
 def task(skulls: list[PackedSkull], folder: Path) -> Task:
@@ -28,6 +29,8 @@ def task(skulls: list[PackedSkull], folder: Path) -> Task:
         good = np.isfinite(gap).all(0) & (gap[0] < OUTLIER_MM)
         # Pair the truth with the nearest of a case's samples (mini-batch optimal transport): straight, diverse flows.
         member = 1 + int(np.argmin((gap[1:, good] ** 2).mean(1))) if good.any() else 1
+        if generator.random() < MEAN_SHARE:
+            member = 0
         chosen = generator.permutation(len(true))[:POINTS]
         return (
             grid_tensor(case.channels),
