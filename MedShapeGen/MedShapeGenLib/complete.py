@@ -25,6 +25,7 @@ FIT_POINTS = 600  # of the given surface, which guide the sampler and the fit
 MEASURED_POINTS = 4000
 KEPT_MM = 1.0  # a completion whose median distance to the given surface is larger has not kept it
 FREE = 0.05  # of the longest side: what is further from the given surface was not given
+MISFIT_ROOM = 1.0  # a drawn shape may fit this much worse than the mean shape
 ROOM = 1.1  # a given piece may be this much larger than any shape of the category
 FIT_STEPS = 80  # at most, of L-BFGS
 FIT_TOLERANCE_MM = 0.5
@@ -163,23 +164,28 @@ def placed(
 ) -> tuple[Placement, Given]:
     """Where the piece lies in each of the latents (n, n_s, 16), and the piece with outward normals.
 
-    scale_mm (n,) are the sizes with which the latents were drawn. A piece may be inside out in its file: both ways are
-    tried, the better fit says which is right.
+    scale_mm (n,) are the sizes with which the latents were drawn. The category's mean shape comes first: a piece may be
+    inside out in its file, and the better fit of both ways says which is right; and where a drawn shape fits much worse
+    than the mean shape does, its place was not found and the mean shape's is taken.
     """
-    sizes = sizes_of(models, kind, len(latents))
-    places = torch.from_numpy(grid_places_u().astype(np.float32))
-    side = round(len(places) ** (1 / 3))
-    grids = [field(models, latent)(places).cpu().numpy().reshape(side, side, side) for latent in latents]
-    ways = []
-    for normals in (piece.normals, -piece.normals):
-        ways.append([
-            first_placement(grid, piece.points_lps, normals, float(np.log(scale)), sizes.deviation)
-            for grid, scale in zip(grids, scale_mm, strict=True)
-        ])  # fmt: skip
-    misfits = [sum(misfit for _, misfit in way) for way in ways]
-    better = int(misfits[1] < misfits[0])
-    found = Placement(*(np.concatenate(parts) for parts in zip(*((p.centre_lps, p.scale_mm) for p, _ in ways[better]), strict=True)))
-    return found, Given(piece.points_lps, piece.normals * (1 - 2 * better))
+    gaussians, row = models.diffusion.gaussians, CATEGORIES.index(kind)
+    mean, deviation = (float(v) for v in gaussians.log_size[row])
+    points = torch.from_numpy(grid_places_u().astype(np.float32))
+    side = round(len(points) ** (1 / 3))
+
+    def tried(latent: Tensor, log_scale: float, normals: np.ndarray) -> tuple[Placement, float]:
+        grid = field(models, latent)(points).cpu().numpy().reshape(side, side, side)
+        return first_placement(grid, piece.points_lps, normals, log_scale, deviation)
+
+    mean_shape = gaussians.restore(gaussians.mean[row])
+    ways = [tried(mean_shape, mean, sign * piece.normals) for sign in (1, -1)]
+    usual, usual_misfit = min(ways, key=lambda way: way[1])
+    outward = Given(piece.points_lps, piece.normals * (1 if usual is ways[0][0] else -1))
+    found = []
+    for latent, scale in zip(latents, scale_mm, strict=True):
+        place, misfit = tried(latent, float(np.log(scale)), outward.normals)
+        found.append(place if misfit <= usual_misfit + MISFIT_ROOM else usual)
+    return Placement(np.concatenate([p.centre_lps for p in found]), np.concatenate([p.scale_mm for p in found])), outward
 
 
 class Guidance:

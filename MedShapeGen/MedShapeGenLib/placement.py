@@ -15,7 +15,7 @@ from scipy import ndimage
 CELLS = 32  # of the coarse grid along each side of the cube
 CUBE_U = 1.2  # half of the cube's side
 TOLERANCE = 0.03  # of the scale: how far a random shape of the category is off a given one, roughly
-SIZE_WEIGHT = 0.2  # of the category's spread of sizes, against the mean squared residual in tolerances
+SIZE_WEIGHT = 0.5  # of the category's spread of sizes, against the mean squared residual in tolerances
 NORMAL_WEIGHT = 2.0  # of the mean of 1 - cos of the angle between the piece's normals and the field's
 
 Values = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # places (n, m, 3) u -> field (n, m) u, its gradient (n, m, 3)
