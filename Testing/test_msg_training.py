@@ -106,7 +106,8 @@ def test_a_sample_moves_surface_skeleton_and_queries_together(trained):
     near = torch.cdist(queries, points).min(1).values
     assert float((near - distance.abs()).abs().quantile(0.95)) < 0.1  # the ball's distance is approximate
     inside = torch.cdist(skeleton[:, :3], points).min(1).values
-    assert float((inside - skeleton[:, 3]).abs().max()) < 0.05
+    off = (inside - skeleton[:, 3]).abs()  # the skeleton was made of other points of the same surface
+    assert float(off.quantile(0.95)) < 0.04 and float(off.max()) < 0.1
     outward = (normals * (points - points.mean(0))).sum(1)
     assert float((outward > 0).float().mean()) > 0.99
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -37,7 +38,8 @@ def handle(request, folder, progress):
     return {"answer": 42}
 sys.exit(run_job(sys.argv[1], handle, grace_s=2.0))
 """
-LAUNCHER = """#!{python}
+LAUNCHER = """#!/bin/sh
+''''exec {quoted} "$0" "$@" # '''
 import subprocess, sys
 print("launcher noise")
 sys.exit(abs(subprocess.Popen([{python!r}, *sys.argv[1:]]).wait()))
@@ -49,7 +51,7 @@ def start(tmp_path):
     """start(task) -> a WorkerProcess behind a launcher; all are ended after the test."""
     worker, launcher = tmp_path / "worker.py", tmp_path / "PythonSlicer"
     worker.write_text(WORKER)
-    launcher.write_text(LAUNCHER.format(python=sys.executable))
+    launcher.write_text(LAUNCHER.format(quoted=shlex.quote(sys.executable), python=sys.executable))
     launcher.chmod(0o755)
     program = WorkerProgram(worker, (ROOT / "MedShapeGen",))
     started = []

@@ -5,6 +5,7 @@ an editable installation of this project hidden, so a worker has to be started w
 """
 
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -12,7 +13,9 @@ HIDE_EDITABLE = """
 import sys
 sys.meta_path[:] = [finder for finder in sys.meta_path if "__editable__" not in getattr(finder, "__module__", "")]
 """
-LAUNCHER = """#!{python}
+# The first line of both languages: a path in #! may not hold a space, and the shell hands over to Python.
+LAUNCHER = """#!/bin/sh
+''''exec {quoted} "$0" "$@" # '''
 import os, subprocess, sys
 environment = dict(os.environ, PYTHONPATH={site!r}, SLICER_LAUNCHER_PID=str(os.getpid()))
 child = subprocess.Popen([{python!r}, *sys.argv[1:]], env=environment)
@@ -26,7 +29,8 @@ def install(folder: Path) -> Path:
     site.mkdir(parents=True)
     (site / "sitecustomize.py").write_text(HIDE_EDITABLE, encoding="utf-8")
     path = folder / "PythonSlicer"
-    path.write_text(LAUNCHER.format(python=sys.executable, site=str(site)), encoding="utf-8")
+    text = LAUNCHER.format(quoted=shlex.quote(sys.executable), python=sys.executable, site=str(site))
+    path.write_text(text, encoding="utf-8")
     path.chmod(0o755)
     os.environ["PATH"] = str(folder) + os.pathsep + os.environ["PATH"]
     return path
