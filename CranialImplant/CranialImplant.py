@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import shutil
 import sys
 import tempfile
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import ctk
 import qt
 import slicer
+import vtk
 from slicer import vtkMRMLMarkupsNode, vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 from slicer.i18n import tr as _
 from slicer.i18n import translate
@@ -22,7 +22,8 @@ SHARED = HERE if (HERE / "MedShapeSlicer").is_dir() else HERE.parent / "MedShape
 if str(SHARED) not in sys.path:
     sys.path.append(str(SHARED))
 
-from MedShapeSlicer import displays, geometry, implants, nodes  # noqa: E402
+from MedShapeCore.errors import RefusedInput  # noqa: E402
+from MedShapeSlicer import displays, geometry, holes, implants, nodes  # noqa: E402
 from MedShapeSlicer.panel import Choice, JobLogic, JobPanel, enable, fillTable  # noqa: E402
 
 
@@ -69,7 +70,7 @@ class Device(Choice):
 
 
 class Showing(Choice):
-    one = _("The implant chosen in the list")
+    one = _("The implant selected in the list")
     all = _("All implants")
     mean = _("The mean implant")
 
@@ -110,7 +111,7 @@ class CranialImplantWidget(JobPanel):
     labels = {"holes": "holeLabel", "bone": "boneLabel", "export": "exportResult"}
 
     def setup(self):
-        self.overlay, self._shown = displays.Overlay(), None
+        self.overlay, self._shown, self._place, self._placeWords = displays.Overlay(), None, None, ""
         self.setUp(CranialImplantLogic(), {
             "applyButton": lambda: self.begin("apply", lambda: self.logic.generate(self.parameters)),
             "findButton": lambda: self.begin("holes", lambda: self.logic.findHoles(self.parameters)),
@@ -122,12 +123,8 @@ class CranialImplantWidget(JobPanel):
         ui = self.ui
         ui.inputSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.onInputNode)
         ui.inputSelector.connect("currentSegmentChanged(QString)", self.onInputSegment)
-        ui.folderEdit.filters = ctk.ctkPathLineEdit.Dirs | ctk.ctkPathLineEdit.Writable
-        ui.folderEdit.filters = ctk.ctkPathLineEdit.Dirs | ctk.ctkPathLineEdit.Writable
         ui.resultSelector.addAttribute("vtkMRMLSegmentationNode", implants.RESULT)
         ui.folderEdit.filters = ctk.ctkPathLineEdit.Dirs | ctk.ctkPathLineEdit.Writable
-        ui.folderEdit.filters = ctk.ctkPathLineEdit.Dirs | ctk.ctkPathLineEdit.Writable
-        ui.resultSelector.addAttribute("vtkMRMLSegmentationNode", implants.RESULT)
         ui.holeBox.connect("currentIndexChanged(int)", self.onHole)
         ui.memberTable.connect("currentCellChanged(int,int,int,int)", self.onRow)
         ui.memberTable.horizontalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
@@ -155,10 +152,6 @@ class CranialImplantWidget(JobPanel):
             found = [n for n in slicer.util.getNodesByClass("vtkMRMLSegmentationNode") if not n.GetAttribute(implants.RESULT)]
             if found:
                 p.inputSegmentation, p.inputSegmentID = found[0], nodes.boneSegmentID(found[0])
-
-        if str(p.exportFolder) in ("", "."):
-            p.exportFolder = pathlib.Path(slicer.mrmlScene.GetRootDirectory() or pathlib.Path.home())
-
         if str(p.exportFolder) in ("", "."):
             p.exportFolder = pathlib.Path(slicer.mrmlScene.GetRootDirectory() or pathlib.Path.home())
 
@@ -168,12 +161,14 @@ class CranialImplantWidget(JobPanel):
             ui.inputSelector.setCurrentNode(p.inputSegmentation)
         if p.inputSegmentation and p.inputSegmentID and ui.inputSelector.currentSegmentID() != p.inputSegmentID:
             ui.inputSelector.setCurrentSegmentID(p.inputSegmentID)
-        noInput = "" if p.inputSegmentation and p.inputSegmentID else _("First choose the segmentation and the segment of the bone.")
-        self.showApply(noInput, _("Makes the proposals; they come in a new folder of the scene."))
+        noInput = "" if p.inputSegmentation and p.inputSegmentID else _(
+            "First choose the segmentation of the skull and in it the segment of the bone. To try it: Sample Data, SkullWithHole."
+        )
+        noPlace = self.showHoles(p)
+        self.showApply(noInput or noPlace, _("Makes the proposals; they come in a new folder of the scene."))
         enable(ui.findButton, noInput or self.busy, _("Shows the holes of this skull before anything is made."))
         noVolume = "" if p.ctVolume else _("First choose a CT volume.")
         enable(ui.boneButton, noVolume or self.busy, _("Makes a segment of all bone at or above the threshold."))
-        self.showHoles(p)
         rows = implants.rankedSegments(p.result) if p.result else []
         ids = [row[0] for row in rows]
         if ids and p.currentSegmentID not in ids:
@@ -198,15 +193,17 @@ class CranialImplantWidget(JobPanel):
             self.overlay.show(related, background=p.ctVolume)
 
     def showHoles(self, p):
-        box, holes = self.ui.holeBox, self.logic.holes
-        words = [_("The largest hole")] + [implants.holeWords(hole) for hole in holes]
-        if [box.itemText(n) for n in range(box.count)] != words:
-            box.clear()
-            box.addItems(words)
-        box.currentIndex = p.hole if p.hole < len(words) else 0
-        if p.place:
-            self.ui.holeLabel.text = _("The hole nearest to {name} is closed.").format(name=p.place.GetName())
-            self.ui.holeLabel.visible = True
+        """Returns why no run can start for the user's point or ROI, which is looked at again when it moves."""
+        if p.place is not self._place:
+            self.removeObservers(self.refreshForPlace)
+            self._place = p.place
+            for event in (vtk.vtkCommand.ModifiedEvent, p.place.PointModifiedEvent, p.place.PointRemovedEvent) if p.place else ():
+                self.addObserver(p.place, event, self.refreshForPlace)
+        problem, self._placeWords = holes.showHoles(self.ui, p, self.logic.holes, self._placeWords)
+        return problem
+
+    def refreshForPlace(self, caller=None, event=None):
+        self.refresh()
 
     # ---- what the user does
 
@@ -218,17 +215,20 @@ class CranialImplantWidget(JobPanel):
             self.parameters.inputSegmentation = node
 
     def onInputSegment(self, segmentID):
-        if self.parameters and not self._refreshing and segmentID:
+        if self.parameters and not self._refreshing and segmentID and segmentID != self.parameters.inputSegmentID:
+            self.logic.forgetHoles()
+            self.parameters.hole = 0
             self.parameters.inputSegmentID = segmentID
 
     def onHole(self, index):
         if self.parameters and not self._refreshing and index >= 0:
             self.parameters.hole = index
-            if index:
-                displays.sliceTo(self.logic.holeCentre(index))
+            if 0 < index <= len(self.logic.holes):
+                displays.sliceTo(holes.centreOfHole(self.logic.holes[index - 1]))
 
     def onRow(self, row, column, oldRow, oldColumn):
         if self.parameters and not self._refreshing and row >= 0:
+            self.parameters.overrideReason = ""  # it was given for another implant
             self.parameters.currentSegmentID = implants.rankedSegments(self.parameters.result)[row][0]
 
     def step(self, by):
@@ -237,7 +237,9 @@ class CranialImplantWidget(JobPanel):
             self.ui.memberTable.setCurrentCell((self.ui.memberTable.currentRow() + by) % count, 0)
 
     def onChoose(self):
-        implants.choose(self.parameters.result, self.parameters.currentSegmentID)
+        name = implants.choose(self.parameters.result, self.parameters.currentSegmentID)
+        self.ui.exportSection.collapsed = False
+        self.say(_("{name} is marked as the one to use. Edit or export it below.").format(name=name))
         self.refresh()
 
     def onEdit(self):
@@ -279,7 +281,10 @@ class CranialImplantLogic(JobLogic):
         attributes |= {"CranialImplant.InputSegmentationID": sourceID, "CranialImplant.InputSegmentID": p.inputSegmentID}
 
         def prepare(folder):
-            return {"task": "generate", "outputs": "scene", "options": options | implants.pointsOf(p.place), **self.writeInput(p, folder)}
+            problem = holes.placeProblem(p.place, p.inputSegmentation, self.holes)
+            if problem:
+                raise RefusedInput("place", problem)
+            return {"task": "generate", "outputs": "scene", "options": options | holes.pointsOf(p.place), **self.writeInput(p, folder)}
 
         def receive(result, folder):
             self.notices = result["notices"]
@@ -305,23 +310,20 @@ class CranialImplantLogic(JobLogic):
 
         def receive(result, folder):
             self.holes = result["holes"]
-            self._outlines = [implants.outline(hole) for hole in self.holes]
+            self._outlines = [holes.outline(hole) for hole in self.holes]
             if self.holes:
-                displays.sliceTo(self.holeCentre(1))
-                displays.lookAt(self.holeCentre(1), displays.centreOf(p.inputSegmentation))
+                centre = holes.centreOfHole(self.holes[0])
+                displays.sliceTo(centre)
+                displays.lookAt(centre, displays.centreOf(p.inputSegmentation))
             yield "", 1.0
 
         prepare = lambda folder: {"task": "holes", "device": p.device.name, **self.writeInput(p, folder)}  # noqa: E731
-        self.job(prepare, receive, lambda: implants.holesFound(self.holes), wait=wait)
+        self.job(prepare, receive, lambda: holes.holesFound(self.holes), wait=wait)
 
     def forgetHoles(self):
         for node in self._outlines:
             nodes.removeWhole(node)
         self.holes, self._outlines = [], []
-
-    def holeCentre(self, number):
-        centre = self.holes[number - 1]["centre_lps"]
-        return [-centre[0], -centre[1], centre[2]]
 
     def makeBone(self, p, wait=False):
         """Makes a bone segment of the CT volume, in a new segmentation that becomes the input."""
@@ -354,13 +356,11 @@ class CranialImplantLogic(JobLogic):
             }  # fmt: skip
 
         def receive(result, folder):
-            self.written = []
-            for file in result["written"]:
-                target.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(folder / file, target / file)
-                self.written.append(target / file)
+            self.written = nodes.deliver([folder / file for file in result["written"]], target) if result["written"] else []
             implants.recordExport(segmentation, segmentID, result, reason)
             self.words = implants.exportWords(result, target, generated)
+            if self.written:
+                p.overrideReason = ""  # it was for this implant as it is now
             yield "", 1.0
 
         self.job(prepare, receive, lambda: self.words, wait=wait)

@@ -185,8 +185,8 @@ class MedShapeGenWidget(JobPanel):
         self.say(_("{name} was made.").format(name=made.GetName()))
 
     def onExport(self):
-        written = shapes.exportStl(self.parameters.result, self.parameters.exportFolder)
-        self.say(_("{count} STL files were written to {folder}.").format(count=len(written), folder=self.parameters.exportFolder))
+        folder, words = self.parameters.exportFolder, _("{count} STL files were written to {folder}.")
+        self.attempt(lambda: words.format(count=len(shapes.exportStl(self.parameters.result, folder)), folder=folder))
 
     def onEnd(self, error, text):
         made = self.task == "apply" and error is None

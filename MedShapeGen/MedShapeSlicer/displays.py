@@ -63,8 +63,11 @@ def agreementColors(members: int) -> Any:
     return node
 
 
-def dressVolume(volume: Any, colors: Any, low: float, high: float, window: tuple[float, float], legend: str, named: bool = False) -> None:
-    """Colours, fixed window and transparency outside low..high of an overlay volume."""
+def dressVolume(
+    volume: Any, colors: Any, low: float, high: float, window: tuple[float, float], legend: str, named: bool = False,
+    leftOfView: bool = False,
+) -> None:  # fmt: skip
+    """Colours, fixed window and transparency outside low..high of an overlay volume; `leftOfView` is for its legend."""
     display = volume.GetDisplayNode()
     display.SetAndObserveColorNodeID(colors.GetID())
     display.AutoWindowLevelOff()
@@ -73,7 +76,7 @@ def dressVolume(volume: Any, colors: Any, low: float, high: float, window: tuple
     display.SetThreshold(low, high)
     display.ApplyThresholdOn()
     display.SetInterpolate(not named)
-    addLegend(volume, legend, named)
+    addLegend(volume, legend, named, leftOfView)
 
 
 def dressModel(model: Any, scalar: str, colors: Any, low: float, high: float, legend: str) -> None:
@@ -87,13 +90,15 @@ def dressModel(model: Any, scalar: str, colors: Any, low: float, high: float, le
     addLegend(model, legend)
 
 
-def addLegend(node: Any, title: str, named: bool = False) -> Any:
+def addLegend(node: Any, title: str, named: bool = False, leftOfView: bool = False) -> Any:
     legend = slicer.modules.colors.logic().AddDefaultColorLegendDisplayNode(node)
     legend.SetTitleText(title)
     legend.SetLabelFormat("%s" if named else "%.2f")
     legend.GetTitleTextProperty().SetFontSize(14)
     legend.GetLabelTextProperty().SetFontSize(12)
     legend.SetSize(0.12, 0.45)
+    if leftOfView:
+        legend.SetPosition(0.02, 0.5)
     if named:
         colors = node.GetDisplayNode().GetColorNode()
         legend.SetUseColorNamesForLabels(True)

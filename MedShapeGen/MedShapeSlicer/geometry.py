@@ -8,6 +8,7 @@ from typing import Any
 import slicer
 import vtk
 from MedShapeCore.errors import RefusedInput
+from slicer.i18n import tr as _
 
 MAX_VOXELS = 2**30
 
@@ -34,8 +35,8 @@ def matrixToWorld(node: Any) -> Any:
     if parent is None:
         return np.eye(4)
     if not parent.IsTransformToWorldLinear():
-        hint = "Harden the transform on it first (Transforms module)."
-        raise RefusedInput("transform", f"{node.GetName()} lies under a transform that is not linear.", hint)
+        words = _("{name} lies under a transform that is not linear.").format(name=node.GetName())
+        raise RefusedInput("transform", words, _("Harden the transform on it first (Transforms module)."))
     matrix = vtk.vtkMatrix4x4()
     parent.GetMatrixTransformToWorld(matrix)
     return slicer.util.arrayFromVTKMatrix(matrix)
@@ -50,7 +51,7 @@ def segmentGrid(segmentation: Any, segmentID: str) -> tuple[Any, Any, Any]:
 
     image = segmentation.GetBinaryLabelmapInternalRepresentation(segmentID)
     if image is None or image.GetPointData().GetScalars() is None:
-        raise RefusedInput("empty", "The segment is empty.", "Choose another segment.")
+        raise RefusedInput("empty", _("The segment is empty."), _("Choose another segment."))
     extent = image.GetExtent()
     shape = [extent[2 * axis + 1] - extent[2 * axis] + 1 for axis in (2, 1, 0)]
     values = toNumpy(image.GetPointData().GetScalars()).reshape(shape)
@@ -86,7 +87,7 @@ def writeSegment(segmentation: Any, segmentID: str, path: Path) -> None:
     """A segment as an NRRD file of 0 and 1 on the grid of its scan."""
     mask, extent, matrix = segmentGrid(segmentation, segmentID)
     if not mask.any():
-        raise RefusedInput("empty", "The segment is empty.", "Choose another segment.")
+        raise RefusedInput("empty", _("The segment is empty."), _("Choose another segment."))
     writeNrrd(path, mask, extent, scanExtent(segmentation, extent, matrix), matrix)
 
 
@@ -96,7 +97,7 @@ def writeTogether(implant: Any, implantID: str, bone: Any, boneID: str, folder: 
 
     mask, extent, matrix = segmentGrid(implant, implantID)
     if not mask.any():
-        raise RefusedInput("empty", "This implant is empty.", "Choose another one, or undo the edit.")
+        raise RefusedInput("empty", _("This implant is empty."), _("Choose another one, or undo the edit."))
     wide = extent.copy()
     reach = np.ceil(marginMm / np.linalg.norm(matrix[:3, :3], axis=0)).astype(int)
     wide[0::2] -= reach

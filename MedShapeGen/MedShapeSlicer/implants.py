@@ -10,7 +10,7 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
-from . import displays, nodes
+from . import displays
 from .geometry import flipped, orientedImage, readSurface
 from .nodes import RunFolder, addSegment, segmentTag
 from .process import read_report
@@ -59,14 +59,16 @@ def receiveImplants(
         count = len(report["implants"])
         variance = run.volume(f"{name} implant variance", np.load(folder / "variance.npy"), matrix)
         colors = displays.heatColors("Implant variance", VARIANCE_MAX, visible=True)
-        displays.dressVolume(variance, colors, 0.005, 1.0, (0.0, VARIANCE_MAX), "Variance\n(0 = all agree)")
+        onLeft = source is not None and displays.centreOf(variance)[0] < displays.centreOf(source)[0]  # seen on the right of a slice
+        displays.dressVolume(variance, colors, 0.005, 1.0, (0.0, VARIANCE_MAX), _("Variance\n(0 = all agree)"), leftOfView=onLeft)
         yield _("loading the maps"), (len(members) + 1) / (len(members) + 2)
         agreement = run.volume(f"{name} implant agreement", np.load(folder / "agreement.npy"), matrix)
-        displays.dressVolume(agreement, displays.agreementColors(count), 1, count, (0, count), "Implants that\nfill the voxel", named=True)
+        words, colors = _("Implants that\nfill the voxel"), displays.agreementColors(count)
+        displays.dressVolume(agreement, colors, 1, count, (0, count), words, named=True, leftOfView=onLeft)
         mean = next(m for m in members if m["id"] == "MeanImplant")
         spread = run.model(f"{name} implant spread", readSurface(folder / mean["surface"]))
         limit = scene["spread_max_mm"]
-        displays.dressModel(spread, "spread_mm", displays.heatColors("Implant spread in mm", limit), 0.0, limit, "Spread [mm]")
+        displays.dressModel(spread, "spread_mm", displays.heatColors("Implant spread in mm", limit), 0.0, limit, _("Spread [mm]"))
         spread.GetDisplayNode().SetVisibility(False)
         columns, rows = checkTable(report)
         table = run.table(f"{name} implant table", columns, rows)
@@ -141,14 +143,15 @@ def listRow(segmentation: Any, segmentID: str, check: dict) -> list[str]:
     return [name, *figures, checkWords(check)]
 
 
-def choose(segmentation: Any, segmentID: str) -> None:
-    """Marks one implant as the one to use; the mark is saved with the segmentation."""
+def choose(segmentation: Any, segmentID: str) -> str:
+    """Marks one implant as the one to use and returns its name; the mark is saved with the segmentation."""
     inside = segmentation.GetSegmentation()
     for number in range(inside.GetNumberOfSegments()):
         segment = inside.GetNthSegment(number)
         segment.RemoveTag(CHOSEN)
         if inside.GetNthSegmentID(number) == segmentID:
             segment.SetTag(CHOSEN, "1")
+    return inside.GetSegment(segmentID).GetName()
 
 
 def summary(result: dict) -> str:
@@ -170,45 +173,6 @@ def preview(path: Path, source: Any) -> Any:
     if source is not None:
         displays.lookAt(displays.centreOf(node), displays.centreOf(source))
     return node
-
-
-# ---- the hole
-
-
-def holeWords(hole: dict) -> str:
-    side = {"left": _("left"), "right": _("right"), "middle": _("in the middle")}[hole["side"]]
-    return _("Hole {number}: {side}, {area:.0f} cm\u00b2, {length:.0f} x {width:.0f} mm").format(
-        number=hole["number"], side=side, area=hole["area_cm2"], length=hole["length_mm"], width=hole["width_mm"])  # fmt: skip
-
-
-def holesFound(holes: list[dict]) -> str:
-    if not holes:
-        return _("No hole was found. Mark it with a point or a box, or check that the segment is the bone of this skull.")
-    if len(holes) == 1:
-        return holeWords(holes[0])
-    return _("{count} holes were found; choose one.").format(count=len(holes))
-
-
-def outline(hole: dict) -> Any:
-    """The hole's outline as a locked curve in the views, not saved."""
-    import numpy as np
-
-    return nodes.outline(f"Hole {hole['number']}", np.array(hole["outline_lps"]) * [-1.0, -1.0, 1.0], (0.9, 0.1, 0.5))
-
-
-def pointsOf(place: Any) -> dict[str, list[float]]:
-    """ImplantOptions' point_lps or roi_lps of a point list or an ROI in world coordinates; empty without a point."""
-    if place is None:
-        return {}
-    if place.IsA("vtkMRMLMarkupsROINode"):
-        bounds = [0.0] * 6
-        place.GetRASBounds(bounds)
-        return {"roi_lps": [-bounds[1], -bounds[3], bounds[4], -bounds[0], -bounds[2], bounds[5]]}
-    if place.GetNumberOfControlPoints() == 0:
-        return {}
-    point = [0.0] * 3
-    place.GetNthControlPointPositionWorld(0, point)
-    return {"point_lps": [-point[0], -point[1], point[2]]}
 
 
 # ---- bone from a CT

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import slicer
 import vtk
+from MedShapeCore.errors import FailedResult
+from slicer.i18n import tr as _
 
 from .geometry import orientedImage, readSurface
 
@@ -187,3 +190,19 @@ def freeName(folder: Path, name: str, endings: Sequence[str]) -> str:
         number += 1
         found = f"{name}_{number}"
     return found
+
+
+def deliver(files: Sequence[Path], folder: Path) -> list[Path]:
+    """Copies files into the user's folder, which is made where it is not there: all of them, or FailedResult and none."""
+    written: list[Path] = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            written.append(folder / file.name)
+            shutil.copyfile(file, written[-1])
+    except OSError as error:
+        for path in written:
+            path.unlink(missing_ok=True)
+        words = _("Nothing was written to {folder}: {error}.").format(folder=folder, error=error.strerror or error)
+        raise FailedResult("folder", words, _("Choose another folder, or free some space.")) from error
+    return written

@@ -11,6 +11,7 @@ from typing import Any
 import qt
 import slicer
 import vtk
+from MedShapeCore.errors import MedShapeError
 from slicer.i18n import tr as _
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic, ScriptedLoadableModuleWidget
 from slicer.util import VTKObservationMixin
@@ -18,6 +19,8 @@ from slicer.util import VTKObservationMixin
 from . import dependencies
 from .process import WorkerProgram, error_text, remaining_text
 from .runner import JobRunner
+
+FAILED = "color: #c00020; font-weight: bold"  # of a label that says what went wrong
 
 
 class Choice(enum.Enum):
@@ -97,6 +100,7 @@ class JobPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic: Any = None
         self.parameters: Any = None
         self.task = ""  # what runs now
+        self._why = ""  # the reason that the panel shows for a disabled Apply button
         self._guiTag: Any = None
         self._refreshing = False
 
@@ -183,6 +187,9 @@ class JobPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def showApply(self, why: str, tip: str) -> None:
         """The Apply button: disabled with a reason, ready, or Cancel while anything runs."""
         running = not self.logic.runner.idle
+        if self.ui.statusLabel.text in ("", self._why):  # until there is something else to say
+            self._why = "" if running else why
+            self.ui.statusLabel.text = self._why
         self.ui.applyButton.text = _("Cancel") if running else self.applyText
         enable(self.ui.applyButton, "" if running else why, _("Stops the calculation; nothing is changed.") if running else tip)
         enable(self.ui.computerButton, self.busy, _("Looks at packages, graphics card, memory and weights, and makes a test run."))
@@ -228,7 +235,14 @@ class JobPanel(ScriptedLoadableModuleWidget, VTKObservationMixin):
             label = getattr(self.ui, name)
             label.text = text
             label.visible = bool(text) or name == "statusLabel"
-            label.setStyleSheet("color: #c00020; font-weight: bold" if failed else "")
+            label.setStyleSheet(FAILED if failed else "")
+
+    def attempt(self, action: Callable[[], str]) -> None:
+        """Does at once what needs no worker, and says the sentence it returns or why it could not be done."""
+        try:
+            self.say(action())
+        except MedShapeError as error:
+            self.say(f"{error.message} {error.hint}", failed=True)
 
     def copyReport(self) -> None:
         qt.QApplication.clipboard().setText(self.ui.computerText.plainText)

@@ -53,7 +53,6 @@ class WorkerProcess:
         self._cancelled_at: float | None = None
         self._halved_at: float | None = None  # when either the output or the launcher ended, without the other
         self._silent = False  # the output has ended
-        self._silent = False  # the output has ended
         self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         # A group of its own: PythonSlicer is a launcher, and killing it alone would leave the real process.
         apart: dict[str, Any] = {"start_new_session": True}

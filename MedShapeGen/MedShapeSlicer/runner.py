@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import shutil
 import sys
@@ -14,10 +15,12 @@ from typing import Any
 import qt
 import slicer
 from MedShapeCore.errors import MedShapeError
+from slicer.i18n import tr as _
 
 from .process import WorkerProcess, WorkerProgram
 
 POLL_MS = 50
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room on the disk, in the quota, in one file
 Steps = Generator[tuple[str, float], None, Any]
 
 
@@ -68,9 +71,10 @@ class JobRunner:
             return
         except Exception as error:
             logging.exception("MedShapeGen: the job could not be started")
-            full = isinstance(error, OSError) and error.errno in (28, 122)
-            hint = "Free some space in the temporary folder." if full else ""
-            self._end({"kind": "failed", "code": "start", "message": f"{error}", "hint": hint})
+            full = isinstance(error, OSError) and error.errno in FULL
+            hint = _("Free some space in the temporary folder {folder}.").format(folder=slicer.app.temporaryPath) if full else ""
+            words = _("The calculation could not be started: {error}.").format(error=error)
+            self._end({"kind": "failed", "code": "start", "message": words, "hint": hint})
             return
         logging.info(f"MedShapeGen: job {request.get('task')} in {self._folder}")
         self._timer.start()
@@ -124,10 +128,12 @@ class JobRunner:
             stage, fraction = next(self._steps)  # type: ignore[arg-type]
         except StopIteration:
             self._end(None)
+        except MedShapeError as error:
+            self._end({"kind": "failed", "code": error.code, "message": error.message, "hint": error.hint})
         except Exception as error:
             logging.exception("MedShapeGen: the results could not be loaded")
-            hint = "See the application's log."
-            self._end({"kind": "failed", "code": "import", "message": f"The results could not be loaded: {error}", "hint": hint})
+            words = _("The results could not be loaded: {error}.").format(error=error)
+            self._end({"kind": "failed", "code": "import", "message": words, "hint": _("See the application's log.")})
         else:
             self._onProgress(stage, fraction)
 

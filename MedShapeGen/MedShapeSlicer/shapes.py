@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,8 @@ def writeInput(node: Any, segmentID: str, folder: Path, name: str) -> str:
         writeSegment(node, segmentID, folder / f"{name}.nrrd")
         return f"{name}.nrrd"
     if node.GetPolyData() is None or node.GetPolyData().GetNumberOfPoints() == 0:
-        raise RefusedInput("empty", f"The model {node.GetName()} is empty.", "Choose another one.")
+        words = _("The model {name} is empty.").format(name=node.GetName())
+        raise RefusedInput("empty", words, _("Choose another one."))
     writeStl(node, folder / f"{name}.stl")
     return f"{name}.stl"
 
@@ -87,7 +89,7 @@ def receiveShapes(
             text.AddNodeReferenceID(SHAPE, model.GetID())
             if errors:
                 colors = displays.signedColors("Error in mm", ERROR_MAX_MM)
-                displays.dressModel(model, "error_mm", colors, -ERROR_MAX_MM, ERROR_MAX_MM, "Error [mm]")
+                displays.dressModel(model, "error_mm", colors, -ERROR_MAX_MM, ERROR_MAX_MM, _("Error [mm]"))
                 text.SetNodeReferenceID(SKELETON, addSkeleton(run, folder / "skeleton.vtp").GetID())
         columns = [_("Shape"), _("Volume [ml]"), _("Longest side [mm]"), _("Checks")]
         run.table(f"{name} table", columns, [listRow(model) for model in modelsOf(text)])
@@ -114,7 +116,7 @@ def addSkeleton(run: RunFolder, path: Path) -> Any:
     glyph.Update()
     model = run.model(_("skeleton"), glyph.GetOutput())
     high = max(points.GetPointData().GetArray("radius_mm").GetRange()[1], 0.1)
-    displays.dressModel(model, "radius_mm", displays.heatColors(f"Radius to {high:.1f} mm", high), 0.0, high, "Radius [mm]")
+    displays.dressModel(model, "radius_mm", displays.heatColors(f"Radius to {high:.1f} mm", high), 0.0, high, _("Radius [mm]"))
     model.GetDisplayNode().SetVisibility(False)
     return model
 
@@ -172,11 +174,11 @@ def asSegmentation(report: Any) -> Any:
 
 
 def exportStl(report: Any, folder: Path) -> list[Path]:
-    """All shapes as STL files in LPS mm; no file is overwritten."""
-    written = []
-    folder.mkdir(parents=True, exist_ok=True)
-    for model in modelsOf(report):
-        name = nodes.freeName(folder, "".join(c if c.isalnum() else "_" for c in model.GetName()), (".stl",))
-        writeStl(model, folder / f"{name}.stl")
-        written.append(folder / f"{name}.stl")
-    return written
+    """All shapes as STL files in LPS mm; no file is overwritten. FailedResult where nothing can be written."""
+    with tempfile.TemporaryDirectory(dir=slicer.app.temporaryPath) as made:
+        files = []
+        for model in modelsOf(report):
+            name = nodes.freeName(folder, "".join(c if c.isalnum() else "_" for c in model.GetName()), (".stl",))
+            files.append(Path(made) / f"{name}.stl")
+            writeStl(model, files[-1])
+        return nodes.deliver(files, folder)

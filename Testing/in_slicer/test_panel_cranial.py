@@ -109,16 +109,60 @@ def test_the_hole_is_shown_before_the_run(host, cranial):
 
 def test_a_point_and_a_box_are_sent_in_lps(host, cranial):
     import slicer
-    from MedShapeSlicer import implants
+    from MedShapeSlicer import holes
 
     point = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode")
-    assert implants.pointsOf(None) == {} and implants.pointsOf(point) == {}
+    assert holes.pointsOf(None) == {} and holes.pointsOf(point) == {}
     point.AddControlPointWorld(-50.0, 3.0, 4.0)
-    assert implants.pointsOf(point) == {"point_lps": [50.0, -3.0, 4.0]}
+    assert holes.pointsOf(point) == {"point_lps": [50.0, -3.0, 4.0]}
     box = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode")
     box.SetCenter(1, 2, 3)
     box.SetSize(10, 20, 30)
-    assert implants.pointsOf(box) == {"roi_lps": [-6.0, -12.0, -12.0, 4.0, 8.0, 18.0]}
+    assert holes.pointsOf(box) == {"roi_lps": [-6.0, -12.0, -12.0, 4.0, 8.0, 18.0]}
+
+
+def test_a_place_that_is_no_hole_is_told_before_the_run_and_nothing_is_lost(host, cranial):
+    import slicer
+
+    p, ui = cranial.parameters, cranial.ui
+
+    p.place = point = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "F")
+    assert not ui.applyButton.enabled and "F has no point yet" in ui.holeLabel.text and "or choose None" in ui.statusLabel.text
+    point.AddControlPointWorld(-50.0, 3.0, 4.0)  # in the hole
+    assert ui.applyButton.enabled and ui.holeLabel.text == "The hole nearest to F is closed." and not ui.holeBox.enabled
+    assert ui.statusLabel.text == ""
+    point.SetNthControlPointPositionWorld(0, 0.0, 0.0, 120.0)  # 71 mm above the head
+    assert not ui.applyButton.enabled and "outside of the skull" in ui.applyButton.toolTip
+    point.SetNthControlPointPositionWorld(0, 48.0, 0.0, 0.0)  # on the other side: nobody knows better yet
+    assert ui.applyButton.enabled
+    ui.findButton.click()
+    finished(host, cranial)
+    assert not ui.applyButton.enabled and "mm away from the nearest hole" in ui.holeLabel.text
+    nodes = names("vtkMRMLNode")
+    with pytest.raises(RuntimeError, match="F is 9. mm away"):  # 48 - (-50) = 98 to the centre, less to the outline
+        cranial.logic.generate(p, wait=True)
+    assert p.result is None and names("vtkMRMLNode") == nodes
+    p.place = box = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "R")
+    assert "The box R is empty" in ui.holeLabel.text and not ui.applyButton.enabled
+    box.SetCenter(-50, 0, 0)
+    box.SetSize(30, 30, 30)
+    assert ui.applyButton.enabled and "nearest to R" in ui.holeLabel.text
+    p.place = None
+    assert ui.holeLabel.text.startswith("Hole 1: left") and ui.holeBox.enabled and ui.applyButton.enabled
+
+
+def test_a_saved_choice_of_a_hole_is_shown_though_its_outline_is_not_known_yet(host, cranial, tmp_path):
+    cranial.parameters.hole = 2
+    host.save_and_reopen(tmp_path / "case.mrb")
+    assert cranial.parameters.hole == 2 and cranial.ui.holeBox.currentText == "Hole 2"
+
+
+def test_the_holes_are_those_of_the_chosen_segment(host, cranial):
+    cranial.ui.findButton.click()
+    finished(host, cranial)
+    cranial.parameters.inputSegmentation.GetSegmentation().AddEmptySegment("other", "Other")
+    cranial.ui.inputSelector.setCurrentSegmentID("other")
+    assert cranial.parameters.inputSegmentID == "other" and cranial.ui.holeBox.count == 1 and names("vtkMRMLMarkupsClosedCurveNode") == []
 
 
 def test_browsing_by_button_and_row_shows_one_implant(host, cranial_done):
@@ -214,6 +258,49 @@ def test_export_writes_checked_files_and_never_over_others(host, cranial_done, t
         finished(host, cranial_done)
         assert b"SPACE=LPS" in (tmp_path / f"{name}.stl").read_bytes()[:80] and (tmp_path / f"{name}.json").exists()
     assert "Clearance to bone: 0 mm" in cranial_done.ui.exportResult.text
+
+
+def test_an_export_that_cannot_be_written_says_so_and_leaves_nothing(host, cranial_done, tmp_path, monkeypatch):
+    import shutil
+
+    (tmp_path / "file").write_text("no folder")
+    cranial_done.parameters.exportFolder = tmp_path / "file" / "below"
+    cranial_done.ui.exportButton.click()
+    finished(host, cranial_done)
+    assert "Nothing was written to" in cranial_done.ui.exportResult.text and "another folder" in cranial_done.ui.exportResult.text
+
+    def full(source, target):  # the second file finds no room any more
+        if target.suffix == ".json":
+            raise OSError(28, "No space left on device")
+        target.write_bytes(b"")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    cranial_done.parameters.exportFolder = tmp_path / "new"
+    cranial_done.ui.exportButton.click()
+    finished(host, cranial_done)
+    assert "No space left" in cranial_done.ui.exportResult.text and list((tmp_path / "new").iterdir()) == []
+    assert cranial_done.ui.exportButton.enabled
+
+
+def test_choosing_marks_one_implant_and_leads_to_the_export(host, cranial_done):
+    ui = cranial_done.ui
+    ui.nextButton.click()
+    ui.chooseButton.click()
+    ui.nextButton.click()
+    ui.chooseButton.click()
+    marked = [ui.memberTable.item(row, 0).text() for row in range(6) if "\u2713" in ui.memberTable.item(row, 0).text()]
+    assert marked == ["Implant 3 \u2713"] and not ui.exportSection.collapsed and "Implant 3 is marked" in ui.statusLabel.text
+
+
+def test_a_reason_for_an_override_holds_for_one_implant_and_one_export(host, cranial_done, tmp_path):
+    p, ui = cranial_done.parameters, cranial_done.ui
+    ui.overrideEdit.text = "a flange is wanted"
+    ui.nextButton.click()
+    assert p.overrideReason == ""
+    ui.overrideEdit.text, p.exportFolder = "a flange is wanted", tmp_path
+    ui.exportButton.click()
+    finished(host, cranial_done)
+    assert p.overrideReason == "" and ui.overrideEdit.text == ""
 
 
 def test_the_files_for_the_export_lie_on_one_grid_around_the_edited_implant(host, cranial_done, tmp_path):

@@ -90,9 +90,9 @@ def test_controls_follow_tab_and_kind(host, panel):
     assert not shown(ui.sideBox)
     ui.tabs.currentIndex = 2
     assert shown(ui.firstSelector) and shown(ui.secondSelector) and shown(ui.stepsSpin) and not shown(ui.categoryBox)
-    assert not ui.applyButton.enabled and "given shapes" in ui.applyButton.toolTip
+    assert not ui.applyButton.enabled and "given shapes" in ui.applyButton.toolTip and ui.statusLabel.text == ui.applyButton.toolTip
     panel.parameters.first, panel.parameters.second = ball("a"), ball("b")
-    assert ui.applyButton.enabled
+    assert ui.applyButton.enabled and ui.statusLabel.text == ""
     panel.parameters.task = 3
     assert ui.tabs.currentIndex == 3 and shown(ui.categoryBox) and shown(ui.firstSelector) and not shown(ui.secondSelector)
 
@@ -142,6 +142,13 @@ def test_export_writes_each_shape_once(host, done, tmp_path):
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == sorted([f"kidney_{n}.stl" for n in (1, 2, 3)] + [f"kidney_{n}_2.stl" for n in (1, 2, 3)])
     assert b"SPACE=LPS" in (tmp_path / "kidney_1.stl").read_bytes()[:80]
+
+
+def test_an_export_that_cannot_be_written_says_so(host, done, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    done.parameters.exportFolder = tmp_path / "file"
+    done.ui.exportButton.click()
+    assert "Nothing was written to" in done.ui.statusLabel.text and "another folder" in done.ui.statusLabel.text
 
 
 def test_a_saved_scene_opens_in_the_same_state(host, done, tmp_path):
