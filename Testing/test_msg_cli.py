@@ -242,8 +242,13 @@ def test_train_passes_its_options_and_turns_sources_into_what_is_left_out(monkey
     assert named["without_sources"] == frozenset(SOURCES) - {"kits23", "intra"}
     assert (named["seed"], named["threads"], named["device"]) == (2, 1, "cpu")
     assert "The result is w." in capsys.readouterr().out
+    assert (named["names"], named["start"], named["weights"]) == (None, None, None)
     assert cli.main(["train", "autoencoder", "--out", "run"]) == 0
     assert calls[1][1]["without_sources"] == frozenset()
+    words = "train autoencoder --data pack --out run --category distal_femur --start bundled --weights w"
+    assert cli.main(words.split()) == 0
+    named = calls[2][1]
+    assert (named["names"], named["start"], named["weights"]) == (("distal_femur",), models.WEIGHTS, Path("w"))
     assert cli.main(["train", "autoencoder", "--out", "run", "--sources", "kits"]) == 2
 
 
@@ -266,9 +271,17 @@ def test_prepare_and_benchmark_pass_their_options(monkeypatch, capsys):
     assert (named["processes"], named["seed"]) == (2, 1)
 
     run = {"run": lambda *given, **named: calls.append((given, named)) or "| table |"}
-    stand_in(monkeypatch, "benchmark", **run, BenchmarkOptions=types.SimpleNamespace)
-    assert cli.main("benchmark pack -o out --category kidney --split test --seed 2 --device cpu".split()) == 0
+    stand_in(monkeypatch, "benchmark", **run, BenchmarkOptions=types.SimpleNamespace, WEIGHTS=Path("bundled"))
+    words = "benchmark pack -o out --category kidney --split test --seed 2 --device cpu"
+    words += " --table reconstruction --shapes 3 --no-baseline --weights w"
+    assert cli.main(words.split()) == 0
     given, named = calls.pop()
     asked = named["options"]
     assert given == (Path("pack"), Path("out")) and "| table |" in capsys.readouterr().out
     assert (asked.categories, asked.split, asked.seed, asked.device) == (("kidney",), "test", 2, "cpu")
+    assert (asked.tables, asked.shapes, asked.baseline, named["weights"]) == (("reconstruction",), 3, False, Path("w"))
+    assert cli.main("benchmark pack -o out".split()) == 0
+    named = calls.pop()[1]
+    assert (named["options"].tables, named["options"].shapes, named["weights"]) == (
+        ("reconstruction", "generation"), None, Path("bundled")
+    )  # fmt: skip

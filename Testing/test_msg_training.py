@@ -1,14 +1,20 @@
 """Training of the shape models: packs, augmentation, tasks and export, on a handful of ellipsoids."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 import trimesh
 from MedShapeCore.errors import MedShapeError, OptionError, RefusedInput
-from MedShapeCore.training import Loop
-from MedShapeGenLib.autoencoder import POINTS, AutoEncoderOptions
-from MedShapeGenLib.training import autoencoder_task, diffusion_task, train
-from MedShapeGenLib.training.shape_pack import QUANTUM, read_categories, read_category
+from MedShapeCore.training import Loop, Task, named
+from MedShapeCore.weights import open_weights
+from MedShapeGenLib.autoencoder import POINTS, AutoEncoder, AutoEncoderOptions
+from MedShapeGenLib.models import WEIGHTS
+from MedShapeGenLib.training import autoencoder_task, diffusion_task, export, level, train
+from MedShapeGenLib.training.shape_pack import QUANTUM, category_path, read_categories, read_category
+from safetensors import safe_open
+from safetensors.torch import load_file
 
 SHAPES = 4
 
@@ -134,12 +140,77 @@ def test_the_autoencoder_learns_and_goes_on_exactly(trained, tmp_path):
         assert torch.allclose(value, second.average[name], atol=1e-5), name
 
 
+def steps_of(path):
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["state"])["step"]
+
+
+def test_training_can_start_from_weights_with_a_category_that_is_only_measured(tmp_path):
+    pack, out = tmp_path / "pack", tmp_path / "out"
+    write_ellipsoids(pack, "distal_femur", (1.0, 0.7, 0.5))
+    (pack / "shapes").rename(pack / "measure")
+    assert category_path(pack, "distal_femur").parent.name == "measure"
+    given = {"names": ("distal_femur",), "start": WEIGHTS, "threads": 1, "progress": lambda line: None}
+    train.train("skeletons", pack, out, **given)
+    train.train("autoencoder", pack, out, minutes=1e-4, **given)
+    path = out / "autoencoder.checkpoint.safetensors"
+    bundled, near, steps = open_weights(WEIGHTS).tensors("autoencoder"), named(load_file(path), "network"), steps_of(path)
+    # A few steps of the optimiser, at a fiftieth of the highest rate.
+    assert max(float((near[n] - t).abs().max()) for n, t in bundled.items() if "standardised" not in n) < 1e-3
+    train.train("autoencoder", pack, out, minutes=1e-4, **given)
+    assert steps_of(path) > steps  # goes on from the checkpoint
+    with pytest.raises(RefusedInput, match="do not fit"):
+        train.load_start(torch.nn.Linear(2, 2), "autoencoder", WEIGHTS)
+
+
 def test_the_skeleton_constraint_is_an_option(trained):
     categories, out = trained
     for constraint in (True, False):
         task = autoencoder_task.task(categories, out, AutoEncoderOptions(skeleton_constraint=constraint, decoder_blocks=1))
         batch = tuple(part[None] for part in task.sample(np.random.default_rng(5)))
         assert ("skeleton_u" in task.loss(task.network, batch)[1]) == constraint
+
+
+def test_a_levelled_decoder_is_nought_on_the_surface_on_average(trained):
+    categories, _ = trained
+    torch.manual_seed(2)
+    network = AutoEncoder(AutoEncoderOptions(encoder_width=16, decoder_width=16, decoder_blocks=1, hidden=16)).eval()
+    spacings = level.measured_level(categories[:1], network)
+
+    def depth():
+        generator = np.random.default_rng(0)
+        return np.mean([level.depth_and_answer(categories[0], i, network, generator)[0] for i in categories[0].of("train")])
+
+    assert abs(depth()) > 0.01  # an untrained field is off
+    weights = network.state_dict()
+    changed = level.levelled(weights, spacings)
+    assert [name for name in weights if not torch.equal(weights[name], changed[name])] == ["decoder.plane.bias"]
+    network.load_state_dict(changed)
+    assert abs(depth()) < 1e-4  # the field is linear in the planes' offset
+    assert level.measured_level([], network) == 0.0
+
+
+def test_the_level_of_a_folder_is_kept_for_the_export(tmp_path, trained):
+    categories, _ = trained
+    assert level.read_level(tmp_path) == 0.0
+    network = AutoEncoder(AutoEncoderOptions(decoder_blocks=1)).eval()
+    level.save_level(categories, tmp_path, network)
+    assert level.read_level(tmp_path) == pytest.approx(level.measured_level(categories, network), abs=1e-5)
+
+
+def test_an_export_levels_the_autoencoder_and_keeps_the_bundled_rest(tmp_path):
+    torch.manual_seed(3)
+    loop = Loop(Task(AutoEncoder(), lambda generator: (), lambda network, batch: (torch.zeros(()), {})),
+                tmp_path / "autoencoder.checkpoint.safetensors", torch.device("cpu"))  # fmt: skip
+    loop.save()
+    (tmp_path / "level.json").write_text('{"spacings": 0.25}')
+    written = open_weights(export.export_weights(tmp_path, tmp_path / "weights"))
+    tensors = written.tensors("autoencoder")
+    off = {n: float((t.half().float() - tensors[n]).abs().max()) for n, t in loop.average.items()}
+    assert {n for n, o in off.items() if o} == {"decoder.plane.bias"} and off["decoder.plane.bias"] == pytest.approx(0.25, abs=1e-3)
+    assert written.manifest["level_spacings"] == 0.25
+    bundled = open_weights(WEIGHTS).manifest["files"]
+    assert written.manifest["files"]["diffusion.safetensors"] == bundled["diffusion.safetensors"]
 
 
 def test_an_untrained_diffusion_explains_what_the_gaussian_leaves():

@@ -20,7 +20,7 @@ from MedShapeCore.errors import OptionError, RefusedInput
 
 from .models import WEIGHTS, load_models
 from .pca_baseline import PcaModel, distance_grid, fitted
-from .training.shape_pack import PackedCategory, read_category
+from .training.shape_pack import PackedCategory, category_path, read_category
 
 Progress = Callable[..., None]  # (stage, fraction); may raise Cancelled
 Row = dict[str, Any]
@@ -124,8 +124,7 @@ def category_paths(pack: Path, names: tuple[str, ...] | None) -> list[Path]:
     if names is None:
         found = sorted((pack / "shapes").glob("*.npz"))
     else:
-        places = [[pack / folder / f"{name}.npz" for folder in ("shapes", "measure")] for name in names]
-        found = [next((p for p in two if p.is_file()), two[0]) for two in places]
+        found = [category_path(pack, name) for name in names]
     missing = [p.stem for p in found if not p.is_file()]
     if missing or not found:
         what = f"{missing[0]}" if missing else "any category"

@@ -18,6 +18,7 @@ from MedShapeCore.terminal import NOTICE, Command, add_device, build_parser, pro
 
 from .options import CompleteOptions, GenerateOptions, InterpolateOptions, ReconstructOptions, RunOptions, SampleOptions
 
+TABLES = ("reconstruction", "generation")  # of the benchmark, which is imported late
 SHAPE_FILES = "mesh: .stl .ply .obj .vtp; or mask: .nrrd .nii .nii.gz .seg.nrrd"
 SHOWN_FIGURES = (  # of `reconstruct` and `evaluate`: name in the report, words, format
     ("mean_mm", "mean distance between the surfaces", "{:.3f} mm"),
@@ -128,20 +129,25 @@ def benchmark_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--out", metavar="DIR", type=Path, required=True, help="folder for the tables")
     parser.add_argument("--category", metavar="C", nargs="+", help="only these (default: all in the pack)")
     parser.add_argument("--split", choices=("train", "val", "test"), default="val", help="of the reconstruction (default: val)")
+    parser.add_argument("--table", choices=TABLES, nargs="+", default=list(TABLES), help="only these (default: both)")
+    parser.add_argument("--shapes", metavar="N", type=int, help="of a category, in the reconstruction (default: all of the split)")
+    parser.add_argument("--no-baseline", action="store_true", help="leave the linear model out, which takes a third of the time")
+    parser.add_argument("--weights", metavar="DIR", type=Path, help="a folder that the stage export wrote (default: the bundled one)")
     parser.add_argument("--seed", type=int, default=0)
     add_device(parser)
 
 
 def benchmark(args: argparse.Namespace) -> int:
-    from .benchmark import BenchmarkOptions
+    from .benchmark import WEIGHTS, BenchmarkOptions
     from .benchmark import run as run_benchmark
 
     options = BenchmarkOptions(
         categories=None if args.category is None else tuple(args.category), split=args.split,
-        seed=args.seed, device=args.device,
+        tables=tuple(args.table), shapes=args.shapes, baseline=not args.no_baseline, seed=args.seed,
+        device=args.device,
     )  # fmt: skip
     with progress_bar(sys.stderr) as bar:
-        table = run_benchmark(args.pack, args.out, options=options, progress=bar)
+        table = run_benchmark(args.pack, args.out, options=options, progress=bar, weights=args.weights or WEIGHTS)
     print(table)
     return 0
 
@@ -149,10 +155,18 @@ def benchmark(args: argparse.Namespace) -> int:
 def train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "stage", metavar="STAGE",
-        help="skeletons, autoencoder, latents, diffusion, features or export; in this order",
+        help="skeletons, autoencoder, level, ordered, latents, diffusion, features or export; in this order",
     )  # fmt: skip
     parser.add_argument("--data", metavar="PACK", type=Path, help="folder made by the command prepare")
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder of checkpoints, old and new")
+    parser.add_argument(
+        "--category", metavar="C", nargs="+",
+        help="train on these alone, also on ones that are only for measurements (default: those of the bundled model)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--start", metavar="DIR", type=Path, help="weights to go on from where there is no checkpoint; `bundled` for the bundled ones"
+    )
+    parser.add_argument("--weights", metavar="DIR", type=Path, help="for export: the folder to write (default: the bundled one)")
     parser.add_argument("--minutes", metavar="M", type=float, default=30.0, help="wall-clock (default: %(default)s)")
     parser.add_argument(
         "--sources", metavar="KEY", nargs="+", help="train on these data sources alone; `medshapegen list --sources` has them"
@@ -164,12 +178,15 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
 
 def train(args: argparse.Namespace) -> int:
     from .categories import SOURCES, checked_sources
+    from .models import WEIGHTS
     from .training.train import train as run_training
 
+    start = WEIGHTS if args.start == Path("bundled") else args.start
     chosen = SOURCES if args.sources is None else checked_sources(tuple(args.sources))
     written = run_training(
         args.stage, args.data, args.out, args.minutes, device=args.device, seed=args.seed,
         without_sources=frozenset(SOURCES) - frozenset(chosen), threads=args.threads, progress=say,
+        names=None if args.category is None else tuple(args.category), start=start, weights=args.weights,
     )  # fmt: skip
     print(f"The result is {written}.")
     return 0

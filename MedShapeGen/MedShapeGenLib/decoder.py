@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .encoder import FEATURES, gather, nearest, spacing
 
 OCTAVES = 3  # Fourier features of the relative place: wavelengths of 8, 4 and 2 spacings
+PLANE_OFFSET = 3  # where Tokens.plane has the plane's offset
 REACH = 4.0  # spacings; further away the place saturates
 
 

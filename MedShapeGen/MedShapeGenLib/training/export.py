@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +17,43 @@ from ..autoencoder import AutoEncoder
 from ..categories import CATEGORIES
 from ..diffusion import LatentDiffusion
 from ..models import WEIGHTS
+from .level import levelled, read_level
 
-ABOUT: dict[str, Any] = {"name": "MedShapeGen", "version": 1, "licence": "CC BY-NC-SA 4.0"}
+ABOUT: dict[str, Any] = {"name": "MedShapeGen", "version": 2, "licence": "CC BY-NC-SA 4.0"}
 REQUIRED = ("autoencoder", "diffusion")
 
 
 def export_weights(checkpoints: Path, weights: Path = WEIGHTS, about: dict[str, Any] | None = None) -> Path:
-    """Writes the averaged weights of all checkpoints and the manifest; nothing where a part is missing or unfit."""
+    """Writes the averaged weights of all checkpoints and the manifest; nothing where a part is missing or unfit.
+
+    The auto-encoder's surface is levelled by what the stage `level` measured. What `checkpoints` does not have stays as
+    `weights` has it, or is the bundled one.
+    """
     ready: dict[str, dict[str, torch.Tensor]] = {}
+    copies: dict[str, Path] = {}
     for name, network in networks().items():
         path = checkpoints / f"{name}.checkpoint.safetensors"
         if path.is_file():
-            ready[name] = half_precision(name, network, named(load_file(path), "average"))
-        elif name in REQUIRED and not (weights / f"{name}.safetensors").is_file():
+            average = named(load_file(path), "average")
+            if name == "autoencoder":
+                average = levelled(average, read_level(checkpoints))
+            ready[name] = half_precision(name, network, average)
+            continue
+        there = [place / f"{name}.safetensors" for place in (weights, WEIGHTS) if (place / f"{name}.safetensors").is_file()]
+        if there:
+            copies[name] = there[0]
+        elif name in REQUIRED:
             raise RefusedInput("weights-missing", f"There is neither a checkpoint of {name} nor an earlier version.",
                                f"Train the stage `{name}` first.")
     weights.mkdir(parents=True, exist_ok=True)
+    for path in copies.values():
+        if path.resolve() != (weights / path.name).resolve():
+            shutil.copyfile(path, weights / path.name)
     for name, tensors in ready.items():
         save_file(tensors, weights / f"{name}.safetensors")
         (weights / f"{name}.safetensors").chmod(0o644)  # safetensors keeps what it writes to its owner
-    write_manifest(weights, about or ABOUT)
+    level = {"level_spacings": read_level(checkpoints)} if "autoencoder" in ready else {}
+    write_manifest(weights, about or ABOUT | level)
     return weights
 
 

@@ -60,18 +60,23 @@ def read_category(path: Path) -> PackedCategory:
 
 
 def read_categories(pack: Path, names: list[str] | None = None, without_sources: frozenset[str] = frozenset()) -> list[PackedCategory]:
-    """The categories of a pack by name (None = all that are there, by name), less the shapes of some sources.
+    """The categories of a pack by name (None = all that enter the model, by name), less the shapes of some sources.
 
     Raises RefusedInput where a file is missing or nothing is left.
     """
-    folder = Path(pack) / "shapes"
-    paths = sorted(folder.glob("*.npz")) if names is None else [folder / f"{name}.npz" for name in names]
+    paths = sorted((Path(pack) / "shapes").glob("*.npz")) if names is None else [category_path(pack, name) for name in names]
     kept = [less_sources(read_category(path), without_sources) for path in paths]
     kept = [category for category in kept if len(category.ids)]
     if not kept:
         raise RefusedInput("pack", f"There are no shapes to train on in {Path(pack).name}.",
                            "Make the pack with `medshapegen prepare`.")
     return kept
+
+
+def category_path(pack: Path, name: str) -> Path:
+    """File of a category: of those that enter the bundled model, or else of those that serve measurements alone."""
+    places = [Path(pack) / folder / f"{name}.npz" for folder in ("shapes", "measure")]
+    return next((place for place in places if place.is_file()), places[0])
 
 
 def less_sources(category: PackedCategory, sources: frozenset[str]) -> PackedCategory:
