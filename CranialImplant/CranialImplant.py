@@ -22,7 +22,6 @@ SHARED = HERE if (HERE / "MedShapeSlicer").is_dir() else HERE.parent / "MedShape
 if str(SHARED) not in sys.path:
     sys.path.append(str(SHARED))
 
-from MedShapeCore.errors import RefusedInput  # noqa: E402
 from MedShapeSlicer import displays, geometry, holes, implants, nodes  # noqa: E402
 from MedShapeSlicer.panel import Choice, JobLogic, JobPanel, enable, fillTable  # noqa: E402
 
@@ -192,18 +191,18 @@ class CranialImplantWidget(JobPanel):
                 implants.showResult(p.result, p.currentSegmentID, p.showing.name, p.opacity, p.spread, related is None)
             self.overlay.show(related, background=p.ctVolume)
 
+    def showPlace(self, caller=None, event=None):
+        self.refresh()  # not `refresh` itself, which is an observer of the parameters
+
     def showHoles(self, p):
         """Returns why no run can start for the user's point or ROI, which is looked at again when it moves."""
         if p.place is not self._place:
-            self.removeObservers(self.refreshForPlace)
+            self.removeObservers(self.showPlace)
             self._place = p.place
             for event in (vtk.vtkCommand.ModifiedEvent, p.place.PointModifiedEvent, p.place.PointRemovedEvent) if p.place else ():
-                self.addObserver(p.place, event, self.refreshForPlace)
+                self.addObserver(p.place, event, self.showPlace)
         problem, self._placeWords = holes.showHoles(self.ui, p, self.logic.holes, self._placeWords)
         return problem
-
-    def refreshForPlace(self, caller=None, event=None):
-        self.refresh()
 
     # ---- what the user does
 
@@ -281,10 +280,8 @@ class CranialImplantLogic(JobLogic):
         attributes |= {"CranialImplant.InputSegmentationID": sourceID, "CranialImplant.InputSegmentID": p.inputSegmentID}
 
         def prepare(folder):
-            problem = holes.placeProblem(p.place, p.inputSegmentation, self.holes)
-            if problem:
-                raise RefusedInput("place", problem)
-            return {"task": "generate", "outputs": "scene", "options": options | holes.pointsOf(p.place), **self.writeInput(p, folder)}
+            place = holes.placeOptions(p.place, p.inputSegmentation, self.holes)
+            return {"task": "generate", "outputs": "scene", "options": options | place, **self.writeInput(p, folder)}
 
         def receive(result, folder):
             self.notices = result["notices"]
@@ -294,10 +291,14 @@ class CranialImplantLogic(JobLogic):
             self.words = implants.summary(result)
 
         def preview(event, folder):
-            if self._preview is None:
-                self._preview = implants.preview(folder / event["surface"], slicer.mrmlScene.GetNodeByID(sourceID))
+            surface = geometry.readSurface(folder / event["surface"])
+            qt.QTimer.singleShot(0, lambda: self.showPreview(surface, sourceID))  # a turn of the event loop of its own
 
         self.job(prepare, receive, lambda: self.words, preview, wait)
+
+    def showPreview(self, surface, sourceID):
+        if self._preview is None and self.runner.state == "running":
+            self._preview = implants.preview(surface, slicer.mrmlScene.GetNodeByID(sourceID))
 
     def jobEnded(self):
         if self._preview is not None:
@@ -317,8 +318,8 @@ class CranialImplantLogic(JobLogic):
                 displays.lookAt(centre, displays.centreOf(p.inputSegmentation))
             yield "", 1.0
 
-        prepare = lambda folder: {"task": "holes", "device": p.device.name, **self.writeInput(p, folder)}  # noqa: E731
-        self.job(prepare, receive, lambda: holes.holesFound(self.holes), wait=wait)
+        request = {"task": "holes", "device": p.device.name}
+        self.job(lambda folder: request | self.writeInput(p, folder), receive, lambda: holes.holesFound(self.holes), wait=wait)
 
     def forgetHoles(self):
         for node in self._outlines:

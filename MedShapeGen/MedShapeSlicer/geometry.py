@@ -43,9 +43,15 @@ def matrixToWorld(node: Any) -> Any:
 
 
 def segmentGrid(segmentation: Any, segmentID: str) -> tuple[Any, Any, Any]:
-    """A segment as it is stored: mask (k, j, i) bool, extent (6,) of it, ijk_to_ras (4, 4) in world coordinates.
+    """A segment as it is stored: mask (k, j, i) bool, extent (6,) of it, ijk_to_ras (4, 4) in world coordinates."""
+    values, label, extent, ijkToRas = storedLabels(segmentation, segmentID)
+    return values == label, extent, ijkToRas
 
-    The stored array is cropped to where voxels are set, and may be shared with other segments.
+
+def storedLabels(segmentation: Any, segmentID: str) -> tuple[Any, int, Any, Any]:
+    """The array (k, j, i) that holds a segment, its value in it, extent (6,), ijk_to_ras (4, 4) in world coordinates.
+
+    The array is cropped to where voxels are set, and may be shared with other segments.
     """
     import numpy as np
 
@@ -58,7 +64,7 @@ def segmentGrid(segmentation: Any, segmentID: str) -> tuple[Any, Any, Any]:
     label = segmentation.GetSegmentation().GetSegment(segmentID).GetLabelValue()
     matrix = vtk.vtkMatrix4x4()
     image.GetImageToWorldMatrix(matrix)
-    return values == label, np.array(extent), matrixToWorld(segmentation) @ slicer.util.arrayFromVTKMatrix(matrix)
+    return values, label, np.array(extent), matrixToWorld(segmentation) @ slicer.util.arrayFromVTKMatrix(matrix)
 
 
 def scanExtent(segmentation: Any, extent: Any, ijkToRas: Any) -> Any:
@@ -72,15 +78,22 @@ def scanExtent(segmentation: Any, extent: Any, ijkToRas: Any) -> Any:
     matrix = vtk.vtkMatrix4x4()
     scan.GetImageToWorldMatrix(matrix)
     own = np.linalg.inv(ijkToRas) @ matrixToWorld(segmentation) @ slicer.util.arrayFromVTKMatrix(matrix)
-    bounds = np.array(scan.GetExtent(), float).reshape(3, 2)
-    corners = np.array([[bounds[axis, (n >> axis) & 1] for axis in range(3)] for n in range(8)])
-    index = corners @ own[:3, :3].T + own[:3, 3]
-    low, high = np.round(index.min(0)), np.round(index.max(0))
+    low, high = (np.round(end) for end in cornersThrough(own, scan.GetExtent()))
     wide = extent.copy()
     wide[0::2], wide[1::2] = np.minimum(extent[0::2], low), np.maximum(extent[1::2], high)
     if np.prod((wide[1::2] - wide[0::2] + 1).astype(float)) > MAX_VOXELS:
         return extent
     return wide.astype(int)
+
+
+def cornersThrough(matrix: Any, extent: Any) -> tuple[Any, Any]:
+    """Least and greatest coordinates (3,) of the corners of an extent (6,) after a (4, 4) matrix."""
+    import numpy as np
+
+    bounds = np.array(extent, float).reshape(3, 2)
+    corners = np.array([[bounds[axis, (n >> axis) & 1] for axis in range(3)] for n in range(8)])
+    moved = corners @ matrix[:3, :3].T + matrix[:3, 3]
+    return moved.min(0), moved.max(0)
 
 
 def writeSegment(segmentation: Any, segmentID: str, path: Path) -> None:
@@ -106,15 +119,17 @@ def writeTogether(implant: Any, implantID: str, bone: Any, boneID: str, folder: 
     grid.SetExtent(*(int(v) for v in wide))
     grid.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
     grid.SetGeometryFromImageToWorldMatrix(slicer.util.vtkMatrixFromArray(matrix))
-    found, there = slicer.vtkOrientedImageData(), slicer.vtkOrientedImageData()
-    own = vtk.vtkMatrix4x4()
-    bone.GetBinaryLabelmapRepresentation(boneID, found)
-    found.GetImageToWorldMatrix(own)
-    world = matrixToWorld(bone) @ slicer.util.arrayFromVTKMatrix(own)
-    found.SetGeometryFromImageToWorldMatrix(slicer.util.vtkMatrixFromArray(world))
-    slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(found, grid, there, False, False)
-    values = toNumpy(there.GetPointData().GetScalars())
-    boneMask = values.reshape([int(v) for v in (wide[1::2] - wide[0::2] + 1)[::-1]]) > 0
+    boneMask = np.zeros([int(v) for v in (wide[1::2] - wide[0::2] + 1)[::-1]], bool)
+    values, label, whole, toRas = storedLabels(bone, boneID)
+    low, high = cornersThrough(np.linalg.inv(toRas) @ matrix, wide)
+    low, high = np.maximum(np.floor(low).astype(int) - 1, whole[0::2]), np.minimum(np.ceil(high).astype(int) + 1, whole[1::2])
+    if (low <= high).all():  # only this part of the bone is resampled
+        first, last = low - whole[0::2], high - whole[0::2] + 1
+        toRas[:3, 3] += toRas[:3, :3] @ low
+        found = values[first[2] : last[2], first[1] : last[1], first[0] : last[0]] == label
+        part, there = orientedImage(found.view(np.uint8), toRas), slicer.vtkOrientedImageData()
+        slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(part, grid, there, False, False)
+        boneMask = toNumpy(there.GetPointData().GetScalars()).reshape(boneMask.shape) > 0
     writeNrrd(folder / "implant.nrrd", mask, extent, wide, matrix)
     writeNrrd(folder / "bone.nrrd", boneMask, wide, wide, matrix)
 

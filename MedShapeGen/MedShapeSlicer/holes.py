@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from MedShapeCore.errors import RefusedInput
 from slicer.i18n import tr as _
 
 from . import nodes
@@ -48,6 +49,14 @@ def pointsOf(place: Any) -> dict[str, list[float]]:
     point = [0.0] * 3
     place.GetNthControlPointPositionWorld(0, point)
     return {"point_lps": [-point[0], -point[1], point[2]]}
+
+
+def placeOptions(place: Any, skull: Any, holes: list[dict]) -> dict[str, list[float]]:
+    """`pointsOf` for a run; RefusedInput where `placeProblem` finds one."""
+    problem = placeProblem(place, skull, holes)
+    if problem:
+        raise RefusedInput("place", problem)
+    return pointsOf(place)
 
 
 def placeProblem(place: Any, skull: Any, holes: list[dict]) -> str:

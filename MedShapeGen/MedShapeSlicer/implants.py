@@ -163,11 +163,11 @@ def summary(result: dict) -> str:
     return " ".join([text, *(f"{notice['message']} {notice['hint']}" for notice in result["notices"])])
 
 
-def preview(path: Path, source: Any) -> Any:
+def preview(surface: Any, source: Any) -> Any:
     """The first member's surface while the others are made, seen from outside of the skull `source`; not saved."""
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLModelNode", "Implant 1 (preview)")
     node.SetSaveWithScene(False)
-    node.SetAndObservePolyData(readSurface(path))
+    node.SetAndObservePolyData(surface)
     node.CreateDefaultDisplayNodes()
     node.GetDisplayNode().SetColor(0.10, 0.55, 0.75)
     if source is not None:

@@ -22,30 +22,36 @@ def handle(request: dict, folder: Path, progress: Any) -> dict:
     for number in range(20):
         progress("rehearsing", number / 20, first_member(request, folder.parent) if number == 10 else None)
         time.sleep(arguments.seconds / 20)
-    ENDS[arguments.end]()
+    ENDS[arguments.end](folder)
     return TASKS[request["task"]](request, folder)
 
 
-def fill_memory() -> None:
-    import resource
-
+def fill_memory(folder: Path) -> None:
+    """The system refuses memory, where it can be told to."""
+    try:
+        import resource
+    except ImportError:
+        raise MemoryError from None
     resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
     bytearray(2**34)
 
 
-def fill_disk() -> None:
-    raise OSError(errno.ENOSPC, "No space left on device")
+def fill_disk(folder: Path) -> None:
+    """The next file cannot be written: a device that is always full stands in its place, where there is one."""
+    if not os.path.exists("/dev/full"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    (folder / "report.json").symlink_to("/dev/full")
 
 
-def refuse() -> None:
+def refuse(folder: Path) -> None:
     from MedShapeCore.errors import RefusedInput
 
     raise RefusedInput("no-hole", "This skull has no hole.", "Give a point.")
 
 
 ENDS: dict[str, Any] = {
-    "well": lambda: None, "die": lambda: os._exit(9), "crash": lambda: 1 // 0, "memory": fill_memory, "disk": fill_disk,
-    "refuse": refuse,
+    "well": lambda folder: None, "die": lambda folder: os._exit(9), "crash": lambda folder: 1 // 0, "memory": fill_memory,
+    "disk": fill_disk, "refuse": refuse,
 }  # fmt: skip
 
 

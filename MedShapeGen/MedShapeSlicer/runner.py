@@ -20,6 +20,7 @@ from slicer.i18n import tr as _
 from .process import WorkerProcess, WorkerProgram
 
 POLL_MS = 50
+LOADING = 0.03  # of a job, to bring its results into the scene
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room on the disk, in the quota, in one file
 Steps = Generator[tuple[str, float], None, Any]
 
@@ -108,7 +109,7 @@ class JobRunner:
         for message in self._process.poll():
             kind = message["type"]
             if kind == "progress" and self.state == "running":
-                self._onProgress(message["stage"], message["fraction"])
+                self._onProgress(message["stage"], message["fraction"] * (1.0 - LOADING))
                 if "event" in message:
                     self._onEvent(message["event"], self._folder)
             elif kind == "hello":
@@ -135,7 +136,7 @@ class JobRunner:
             words = _("The results could not be loaded: {error}.").format(error=error)
             self._end({"kind": "failed", "code": "import", "message": words, "hint": _("See the application's log.")})
         else:
-            self._onProgress(stage, fraction)
+            self._onProgress(stage, 1.0 - LOADING + LOADING * fraction)
 
     def _end(self, error: dict | None) -> None:
         self._timer.stop()

@@ -49,6 +49,18 @@ def test_one_click_brings_members_mean_maps_table_and_report(host, cranial_done)
     assert "5 of 5" in cranial_done.ui.statusLabel.text and cranial_done.ui.applyButton.text == "Generate implant"
 
 
+def test_progress_only_goes_forward_and_reaches_the_end(host, cranial):
+    told = []
+    progress = cranial.onProgress
+    cranial.onProgress = lambda stage, fraction: (told.append((fraction, stage)), progress(stage, fraction))
+    cranial.logic.rehearse("--seconds", "0.5")
+    cranial.ui.applyButton.click()
+    finished(host, cranial)
+    fractions = [fraction for fraction, stage in told]
+    assert fractions == sorted(fractions) and (fractions[0], fractions[-1]) == (0.0, 1.0)
+    assert {"rehearsing", "loading the implants"} <= {stage for fraction, stage in told} and cranial.ui.progressBar.value == 100
+
+
 def test_voxels_and_surfaces_lie_where_the_hole_is(host, cranial_done):
     import slicer
     from vtk.util.numpy_support import vtk_to_numpy

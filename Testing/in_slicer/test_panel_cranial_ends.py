@@ -2,9 +2,14 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def finished(host, panel, timeout_s=40):
@@ -79,16 +84,21 @@ def test_a_killed_worker_is_told(host, cranial):
     assert "stopped without a result" in cranial.ui.statusLabel.text
 
 
-def test_a_full_disk_while_the_input_is_written_is_told(host, cranial, monkeypatch):
-    from MedShapeSlicer import geometry
+def test_no_room_for_the_input_is_told(host, cranial):
+    """The system lets no file grow beyond 10 kB while the skull's 216 kB are written."""
+    import slicer
 
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
+    resource = pytest.importorskip("resource")
     host.expect_error("the job could not be started")
-    monkeypatch.setattr(geometry, "writeSegment", full)
-    cranial.ui.applyButton.click()
-    assert cranial.logic.runner.idle and "No space left" in cranial.ui.statusLabel.text and "temporary" in cranial.ui.statusLabel.text
+    nodes, before = slicer_nodes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        cranial.ui.applyButton.click()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    text = cranial.ui.statusLabel.text
+    assert "could not be started" in text and "File too large" in text and slicer.app.temporaryPath in text
+    assert cranial.logic.runner.idle and cranial.ui.applyButton.enabled and slicer_nodes() == nodes
 
 
 def test_a_segment_without_voxels_is_refused_in_words(host, cranial):
@@ -110,6 +120,32 @@ def test_scene_closed_module_reloaded_or_application_left_during_a_run(host, cra
     host.process_until(lambda: set(host.children()) <= before, 5)
     again = host.open_panel("CranialImplant")
     assert again.ui.applyButton.text == "Generate implant" and "Implant 1 (preview)" not in names("vtkMRMLModelNode")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="looks at /proc")
+def test_an_application_that_is_killed_leaves_no_process():
+    """The host is ended by SIGKILL in the middle of a run; its launcher and worker end by themselves."""
+    code = """
+from MedShapeSlicer import implants
+implants.sphereWithHole()
+panel = host.open_panel("CranialImplant")
+panel.logic.rehearse("--seconds", "60")
+panel.ui.applyButton.click()
+host.process_until(lambda: "rehearsing" in panel.ui.statusLabel.text, 30)
+print("children", *host.children(), flush=True)
+host.process_until(lambda: False, 60)
+"""
+    folders = [str(ROOT / name) for name in ("CranialImplant", "MedShapeGen")]
+    command = [sys.executable, "-m", "slicer_host", "--module-paths", *folders, "--python-code", code]
+    with subprocess.Popen(command, cwd=ROOT / "Testing", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as application:
+        line = next(line for line in application.stdout if line.startswith("children"))
+        children = [Path("/proc") / pid for pid in line.split()[1:]]
+        assert len(children) == 2 and all(child.exists() for child in children)
+        application.kill()
+    killed = time.monotonic()
+    while any(child.exists() for child in children) and time.monotonic() - killed < 10:
+        time.sleep(0.05)
+    assert time.monotonic() - killed < 5.0
 
 
 def test_a_run_goes_on_when_the_user_goes_to_another_module(host, cranial):

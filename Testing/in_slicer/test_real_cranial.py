@@ -6,6 +6,10 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 def finished(host, panel):
     host.process_until(lambda: panel.logic.runner.idle, 240)
@@ -56,6 +60,29 @@ def test_from_the_sample_skull_to_the_stl(host, tmp_path):
     sidecar = json.loads((tmp_path / "implant_1.json").read_text())
     assert sidecar["provenance"]["generated"]["volume_ml"] == pytest.approx(check["volume_ml"])
     assert slicer.util.getNode("SkullWithHole implant") is p.result
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="limits another process's memory, which Linux alone can")
+def test_an_engine_without_memory_says_so_and_leaves_nothing(host):
+    """The real worker, to which the system gives no more memory from the middle of the run on."""
+    import SampleData
+    import slicer
+
+    SampleData.downloadSample("SkullWithHole")
+    panel = host.open_panel("CranialImplant")
+    panel.logic = type(panel.logic)()
+    host.answer(True)  # the weights' licence
+    nodes = slicer.mrmlScene.GetNumberOfNodes()
+    panel.ui.applyButton.click()
+    host.process_until(lambda: "pose" in panel.ui.statusLabel.text, 120)
+    for pid in host.children():
+        size_kb = next(line for line in open(f"/proc/{pid}/status") if line.startswith("VmSize")).split()[1]
+        limit = int(size_kb) * 1024 + 2**25
+        resource.prlimit(pid, resource.RLIMIT_AS, (limit, limit))
+    host.process_until(lambda: panel.logic.runner.idle, 120)
+    assert "not enough memory" in panel.ui.statusLabel.text and "Close other programs" in panel.ui.statusLabel.text
+    assert panel.ui.applyButton.enabled and slicer.mrmlScene.GetNumberOfNodes() == nodes
 
 
 def test_an_edited_implant_on_bone_is_held_back_and_the_override_is_recorded(host, tmp_path):

@@ -5,7 +5,7 @@ from collections import deque
 from typing import Any, NamedTuple
 
 import slicer
-from qt import QColorDialog, QDialog, QFileDialog, QInputDialog, QMenu, QMessageBox
+from qt import QDialog, QFileDialog, QMenu, QMessageBox
 
 KINDS = {logging.INFO: "info", logging.WARNING: "warning", logging.ERROR: "error"}
 PAIRS = ((QMessageBox.Yes, QMessageBox.No), (QMessageBox.Ok, QMessageBox.Cancel), (QMessageBox.Retry, QMessageBox.Close))
@@ -31,9 +31,7 @@ class Dialogs:
         QMessageBox.question = staticmethod(lambda parent, title, text, *_: self._ask(text, *PAIRS[0]))
         for name in ("getExistingDirectory", "getOpenFileName", "getSaveFileName", "getOpenFileNames"):
             setattr(QFileDialog, name, staticmethod(self._file))
-        for owner, name in ((QInputDialog, "getText"), (QInputDialog, "getItem"), (QColorDialog, "getColor")):
-            setattr(owner, name, staticmethod(lambda *_, name=name, **__: self._ask(name, None, None)))
-        for cls in (QDialog, QMessageBox, QFileDialog, QMenu, QInputDialog, QColorDialog):
+        for cls in (QDialog, QMessageBox, QFileDialog, QMenu):
             cls.exec = cls.exec_ = lambda dialog, *_: self._exec(dialog)
 
     def _record(self, kind: str, text: str, answer: Any) -> Any:

@@ -12,7 +12,7 @@ from .ctk_widgets import arrange
 from .pythonqt import native
 from .standin import Stored, getter
 
-NODE_SIGNALS = {"currentNodeChanged(vtkMRMLNode*)": "currentNodeChanged", "currentNodeChanged(bool)": "_validChanged"}
+NODE_SIGNALS = {"currentNodeChanged(vtkMRMLNode*)": "currentNodeChanged"}
 
 
 class Observed:
@@ -45,7 +45,7 @@ class qMRMLWidget(qt.QWidget):
 class qMRMLNodeComboBox(qt.QWidget):
     """Nodes of some classes to choose from; the first one is chosen where none is not allowed."""
 
-    currentNodeChanged, _validChanged, SIGNALS = Signal(object), Signal(bool), NODE_SIGNALS
+    currentNodeChanged, SIGNALS = Signal(object), NODE_SIGNALS
     nodeTypes, showChildNodeTypes = Stored([], "_refresh"), Stored(True, "_refresh")
     noneEnabled, noneDisplay = Stored(False, "_refresh"), Stored("None", "_refresh")
     addEnabled, removeEnabled, editEnabled, renameEnabled = Stored(True), Stored(True), Stored(False), Stored(False)
@@ -53,7 +53,6 @@ class qMRMLNodeComboBox(qt.QWidget):
     _scene: Any = None
     _current: Any = None
     mrmlScene, currentNode, nodeCount = getter("_scene"), getter("_current"), lambda self: sum(n is not None for n in self._nodes)
-    currentNodeID = property(lambda self: self._current.GetID() if self._current is not None else "")
 
     def __init__(self, *parent: Any) -> None:
         super().__init__(*parent)
@@ -95,7 +94,6 @@ class qMRMLNodeComboBox(qt.QWidget):
         if node is not self._current:
             self._current = node
             self.currentNodeChanged.emit(node)
-            self._validChanged.emit(node is not None)
 
     def setCurrentNode(self, node: Any) -> None:
         if node is not None and not isinstance(node, slicer.vtkMRMLNode):
@@ -110,8 +108,7 @@ class qMRMLNodeComboBox(qt.QWidget):
 class qMRMLSegmentSelectorWidget(qt.QWidget):
     """A segmentation node and one of its segments."""
 
-    currentNodeChanged, _validChanged, SIGNALS = Signal(object), Signal(bool), NODE_SIGNALS
-    currentSegmentChanged = Signal(str)
+    currentNodeChanged, currentSegmentChanged, SIGNALS = Signal(object), Signal(str), NODE_SIGNALS
     noneEnabled, segmentationNodeSelectorVisible = Stored(False, "_apply"), Stored(True, "_apply")
     editEnabled, horizontalLayout, selectNodeUponCreation = Stored(False), Stored(False), Stored(True)
     _segment = ""
@@ -136,21 +133,17 @@ class qMRMLSegmentSelectorWidget(qt.QWidget):
         segmentation = node.GetSegmentation() if node is not None else None
         self._observed.replace(segmentation, "SegmentAdded SegmentRemoved SegmentModified SegmentsOrderModified", self._fill)
         self.currentNodeChanged.emit(node)
-        self._validChanged.emit(node is not None)
         self._fill()
 
-    def segmentIDs(self) -> list[str]:
-        node = self._nodes.currentNode()
-        return list(node.GetSegmentation().GetSegmentIDs()) if node is not None else []
-
     def _fill(self) -> None:
-        ids = self.segmentIDs()
+        inside = self._nodes.currentNode().GetSegmentation() if self._nodes.currentNode() is not None else None
+        ids = list(inside.GetSegmentIDs()) if inside is not None else []
         with qt.QSignalBlocker(self._segments):
             self._segments.clear()
             if self.noneEnabled:
                 self._segments.addItem("Select a segment...", "")
             for segment_id in ids:
-                self._segments.addItem(self._nodes.currentNode().GetSegmentation().GetSegment(segment_id).GetName(), segment_id)
+                self._segments.addItem(inside.GetSegment(segment_id).GetName(), segment_id)
             self._segments.currentIndex = max(self._segments.findData(self._segment), 0 if ids or self.noneEnabled else -1)
         self._picked()
 

@@ -14,18 +14,23 @@ sources: list[types.SimpleNamespace] = []
 class SampleDataLogic:
     @staticmethod
     def registerCustomSampleDataSource(
-        category: str, sampleName: str, uris: str, fileNames: str, nodeNames: str, loadFileTypes: str, thumbnailFileName: str
+        category: str, sampleName: str, uris: Any, fileNames: Any, nodeNames: Any, loadFileTypes: Any, thumbnailFileName: str
     ) -> None:
         if not os.path.isfile(thumbnailFileName):
             raise FileNotFoundError(thumbnailFileName)
         sources.append(types.SimpleNamespace(**locals()))
 
+    def downloadSamples(self, name: str) -> list[Any]:
+        source, nodes = next(s for s in sources if s.sampleName == name), []
+        columns = [v if isinstance(v, list) else [v] for v in (source.uris, source.fileNames, source.nodeNames, source.loadFileTypes)]
+        for uri, _, node, kind in zip(*columns, strict=True):
+            if not uri.startswith("file:"):
+                raise RuntimeError(f"the Slicer host downloads nothing: {uri}")
+            nodes.append(slicer.util.loadNodeFromFile(url2pathname(urlparse(uri).path), kind, {"name": node}))
+        return nodes
+
     def downloadSample(self, name: str) -> Any:
-        source = next(s for s in sources if s.sampleName == name)
-        if not source.uris.startswith("file:"):
-            raise RuntimeError(f"the Slicer host downloads nothing: {source.uris}")
-        path = url2pathname(urlparse(source.uris).path)
-        return slicer.util.loadNodeFromFile(path, source.loadFileTypes, {"name": source.nodeNames})
+        return self.downloadSamples(name)[0]
 
 
 def downloadSample(sampleName: str) -> Any:
