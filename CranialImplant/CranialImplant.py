@@ -22,7 +22,7 @@ SHARED = HERE if (HERE / "MedShapeSlicer").is_dir() else HERE.parent / "MedShape
 if str(SHARED) not in sys.path:
     sys.path.append(str(SHARED))
 
-from MedShapeSlicer import displays, geometry, holes, implants, nodes  # noqa: E402
+from MedShapeSlicer import displays, geometry, holes, implants, nodes, samples  # noqa: E402
 from MedShapeSlicer.panel import Choice, JobLogic, JobPanel, enable, fillTable  # noqa: E402
 
 
@@ -45,16 +45,7 @@ class CranialImplant(ScriptedLoadableModule):
 
 
 def registerSampleData():
-    """The bundled skull, made by our own program: no patient."""
-    try:
-        import SampleData
-    except ImportError:
-        return
-    SampleData.SampleDataLogic.registerCustomSampleDataSource(
-        category="MedShapeGen", sampleName="SkullWithHole", nodeNames="SkullWithHole", fileNames="demo_skull.nrrd",
-        uris=(HERE / "CranialImplantLib" / "demo" / "demo_skull.nrrd").as_uri(), loadFileTypes="SegmentationFile",
-        thumbnailFileName=str(HERE / "Resources" / "Icons" / "SkullWithHole.png"),
-    )  # fmt: skip
+    samples.register(HERE, "SkullWithHole", {"SkullWithHole": "SkullWithHole.seg.nrrd"}, "SegmentationFile")
 
 
 class Quality(Choice):

@@ -16,7 +16,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 if str(HERE) not in sys.path:
     sys.path.append(str(HERE))
 
-from MedShapeSlicer import displays, shapes  # noqa: E402
+from MedShapeSlicer import displays, samples, shapes  # noqa: E402
 from MedShapeSlicer.panel import Choice, JobLogic, JobPanel, enable, fillTable  # noqa: E402
 
 TASKS = ("generate", "reconstruct", "interpolate", "complete")  # in the order of the tabs
@@ -37,6 +37,12 @@ class MedShapeGen(ScriptedLoadableModule):
             "After Zhang et al. (2026), generation of medical shapes by skeletal latents. The weights carry the licence of their data "
             "(CC BY-NC-SA 4.0); the program is Apache-2.0."
         )
+        slicer.app.connect("startupCompleted()", registerSampleData)
+
+
+def registerSampleData():
+    files = {name: f"{name}.ply" for name in ("KidneyA", "KidneyB", "KidneyPart")}  # two to interpolate, one to complete
+    samples.register(HERE, "Kidneys", files, "ModelFile")
 
 
 class Side(Choice):
@@ -158,7 +164,7 @@ class MedShapeGenWidget(JobPanel):
         if not needed:
             return ""
         if node is None:
-            return _("First choose the given shapes: a model or a segment each.")
+            return _("First choose the given shapes: a model or a segment each. To try it: Sample Data, Kidneys.")
         return _("The chosen segmentation has no segment.") if inside and not ids else ""
 
     # ---- what the user does

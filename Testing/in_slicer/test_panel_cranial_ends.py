@@ -221,5 +221,15 @@ def test_sample_data_is_registered_and_loads(host):
 
     SampleData.downloadSample("SkullWithHole")
     node = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")[0]
+    segment = node.GetSegmentation().GetSegment("Skull")
+    assert node.GetName() == "SkullWithHole" and segment.GetName() == "Skull" and "SCT^89546000^Skull" in segment.GetTerminology()
     panel = host.open_panel("CranialImplant")
     assert panel.parameters.inputSegmentation is node and panel.ui.applyButton.enabled
+
+
+def test_the_sample_is_the_demo_skull_with_a_name():
+    """One skull for Slicer and the command line: the voxels are the same bytes, on the same grid."""
+    module = ROOT / "CranialImplant"
+    files = module / "Resources" / "Samples" / "SkullWithHole.seg.nrrd", module / "CranialImplantLib" / "demo" / "demo_skull.nrrd"
+    (named, voxels), (header, body) = (path.read_bytes().split(b"\n\n", 1) for path in files)
+    assert voxels == body and named.startswith(header + b"\nSegment0_")

@@ -158,6 +158,23 @@ def test_a_saved_scene_opens_in_the_same_state(host, done, tmp_path):
     assert done.ui.shapeTable.rowCount == 3 and done.ui.shapeTable.currentRow() == 1
 
 
+def test_sample_data_gives_two_closed_kidneys_and_an_open_part(host):
+    import SampleData
+    import vtk
+
+    models = SampleData.SampleDataLogic().downloadSamples("Kidneys")
+    assert [model.GetName() for model in models] == ["KidneyA", "KidneyB", "KidneyPart"]
+    for model, side_mm, open_edges in zip(models, (119, 96, None), (False, False, True), strict=True):
+        edges = vtk.vtkFeatureEdges()
+        edges.SetInputData(model.GetPolyData())
+        edges.FeatureEdgesOff()
+        edges.ManifoldEdgesOff()
+        edges.Update()
+        assert bool(edges.GetOutput().GetNumberOfCells()) is open_edges
+        assert side_mm is None or np.ptp(box(model), axis=1).max() == pytest.approx(side_mm, abs=0.5)
+    assert box(models[0])[0, 0] > box(models[1])[0, 1] and box(models[2])[0, 1] < box(models[1])[0, 0]  # side by side
+
+
 def test_cancel_leaves_nothing(host, panel):
     panel.logic.rehearse("--seconds", "20")
     panel.ui.applyButton.click()
