@@ -199,16 +199,18 @@ class CranialImplantWidget(JobPanel):
 
     def onInputNode(self, node):
         if self.parameters and not self._refreshing and node is not self.parameters.inputSegmentation:
-            self.logic.forgetHoles()
-            self.parameters.hole = 0
+            self.forgetHoles()
             self.parameters.inputSegmentID = nodes.boneSegmentID(node) if node else ""
             self.parameters.inputSegmentation = node
 
     def onInputSegment(self, segmentID):
         if self.parameters and not self._refreshing and segmentID and segmentID != self.parameters.inputSegmentID:
-            self.logic.forgetHoles()
-            self.parameters.hole = 0
+            self.forgetHoles()
             self.parameters.inputSegmentID = segmentID
+
+    def forgetHoles(self):
+        self.logic.forgetHoles()
+        self.parameters.hole, self.ui.holeLabel.text, self.ui.holeLabel.visible = 0, "", False
 
     def onHole(self, index):
         if self.parameters and not self._refreshing and index >= 0:

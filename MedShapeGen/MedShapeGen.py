@@ -109,7 +109,7 @@ class MedShapeGenWidget(JobPanel):
         JobPanel.setParameterNode(self, parameters)
 
     def setDefaults(self, p):
-        p.category = p.category or self.logic.kinds[0]["name"]
+        p.category = p.category or self.logic.kind("kidney")["name"]
         if str(p.exportFolder) in ("", "."):
             p.exportFolder = pathlib.Path(slicer.mrmlScene.GetRootDirectory() or pathlib.Path.home())
 
@@ -188,7 +188,7 @@ class MedShapeGenWidget(JobPanel):
 
     def onSegment(self):
         made = shapes.asSegmentation(self.parameters.result)
-        self.say(_("{name} was made.").format(name=made.GetName()))
+        self.say(_("{name} was made; the models are hidden.").format(name=made.GetName()))
 
     def onExport(self):
         folder, words = self.parameters.exportFolder, _("{count} STL files were written to {folder}.")
@@ -240,9 +240,13 @@ class MedShapeGenLogic(JobLogic):
         def receive(result, folder):
             attributes = {f"MedShapeGen.{key}": str(value) for key, value in {"task": task, **options}.items()}
             made = yield from shapes.receiveShapes(task, result, folder, name, slicer.mrmlScene.GetNodeByID(beside), kind, attributes)
-            p.row, p.result = -1, made
+            p.row, p.result = -1 if task == "generate" else 0, made  # those of the other tasks lie in one place
             good = sum(shape["passed"] for shape in result["shapes"])
             said = [_("Done: {good} of {count} pass all checks.").format(count=len(result["shapes"]), good=good)]
+            if task in ("reconstruct", "interpolate"):
+                for _name, node, segmentID in given:
+                    shapes.hideGiven(node, segmentID)
+                said.append(_("The given shape is hidden, so that the result can be seen."))
             self.words = " ".join([*said, *(f"{warning['message']} {warning['hint']}" for warning in result["warnings"])])
 
         self.job(prepare, receive, lambda: self.words, wait=wait)

@@ -137,7 +137,14 @@ def listRow(model: Any) -> list[str]:
 
 
 def showOne(report: Any, row: int, skeleton: bool = False) -> None:
-    """Shows one shape of a result, or all of them for row -1, and on wish the skeleton inside; legends go with them."""
+    """Shows one shape of a result, or all of them for row -1, and on wish the skeleton inside; legends go with them.
+
+    What other results show is hidden: many lie in the same place.
+    """
+    for other in slicer.util.getNodesByClass("vtkMRMLTextNode"):
+        if other.GetAttribute(RESULT) and other is not report:
+            for model in filter(None, [*modelsOf(other), other.GetNodeReference(SKELETON)]):
+                showModel(model, False, False)
     inside = report.GetNodeReference(SKELETON)
     skeleton = skeleton and inside is not None
     for number, model in enumerate(modelsOf(report)):
@@ -153,8 +160,20 @@ def showModel(model: Any, visible: bool, legend: bool) -> None:
         displays.legendOf(model).SetVisibility(visible and legend)
 
 
+def hideGiven(node: Any, segmentID: str) -> None:
+    """Hides a given shape in whose place a result lies."""
+    if slicer.mrmlScene.IsNodePresent(node) and node.GetDisplayNode() is not None:
+        if node.IsA("vtkMRMLSegmentationNode"):
+            node.GetDisplayNode().SetSegmentVisibility(segmentID, False)
+        else:
+            node.GetDisplayNode().SetVisibility(False)
+
+
 def asSegmentation(report: Any) -> Any:
-    """All shapes of a result as segments of one new segmentation, with names, colours and terminology; surfaces stay exact."""
+    """All shapes of a result as segments of one new segmentation, with names, colours and terminology; surfaces stay exact.
+
+    The models, which lie in the same place, are hidden.
+    """
     models = modelsOf(report)
     with RunFolder(f"{report.GetName()} segmentation", models[0]) as run:
         node = run.add("vtkMRMLSegmentationNode", models[0].GetName() + " segmentation")
@@ -170,6 +189,7 @@ def asSegmentation(report: Any) -> Any:
             if report.GetAttribute(f"{MODULE}.Terminology"):
                 segment.SetTerminology(report.GetAttribute(f"{MODULE}.Terminology"))
             node.GetSegmentation().AddSegment(segment)
+            showModel(model, False, False)
     return node
 
 

@@ -7,6 +7,7 @@ Each carries a line that says so: the application's widgets look a little differ
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
@@ -29,7 +30,8 @@ def composed(path, panel, views):
     from PySide6.QtCore import Qt
     from PySide6.QtGui import QColor, QImage, QPainter
 
-    height = max(panel.height(), sum(view.height() for view in views)) + 26
+    foot = 24 if views else 40  # two lines under a panel alone
+    height = max(panel.height(), sum(view.height() for view in views)) + foot + 2
     picture = QImage(panel.width() + max((view.width() for view in views), default=0), height, QImage.Format_RGB888)
     picture.fill(QColor(239, 239, 239))
     painter = QPainter(picture)
@@ -38,7 +40,7 @@ def composed(path, panel, views):
     for view in views:
         painter.drawImage(panel.width(), top, view)
         top += view.height()
-    painter.drawText(8, height - 24, picture.width() - 16, 22, Qt.AlignLeft | Qt.AlignVCenter, WORDS)
+    painter.drawText(8, height - foot, picture.width() - 16, foot - 2, Qt.AlignLeft | Qt.AlignVCenter | Qt.TextWordWrap, WORDS)
     painter.end()
     picture.save(str(path))
 
@@ -69,7 +71,7 @@ def made_up_ct(skull):
     return volume
 
 
-def cranial(host, folder):
+def cranial(host, folder, exported):
     """The tutorial of CranialImplant: empty, hole, running, done with the maps, exported, an error."""
     import SampleData
     import slicer
@@ -79,7 +81,6 @@ def cranial(host, folder):
     composed(folder / "CranialImplant-1-empty.png", host.picture(panel), [])
     SampleData.downloadSample("SkullWithHole")
     skull = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")[0]
-    skull.GetSegmentation().GetNthSegment(0).SetColor(0.945, 0.839, 0.569)
     skull.CreateClosedSurfaceRepresentation()
     host.close_panel()
     host.open_panel("CranialImplant")
@@ -96,37 +97,45 @@ def cranial(host, folder):
     composed(folder / "CranialImplant-4-implants.png", host.picture(panel), views(host, "3D", "Red"))
     p.onSlices, p.spread = choices.OnSlices.Variance, True
     composed(folder / "CranialImplant.png", host.picture(panel), views(host, "3D", "Red"))
-    p.onSlices, p.spread, p.withPiece, p.exportFolder = choices.OnSlices.Agreement, False, True, Path("/tmp/implants")
-    ui.exportSection.collapsed = False
+    p.onSlices, p.spread, p.withPiece, p.exportFolder = choices.OnSlices.Agreement, False, True, exported
+    ui.chooseButton.click()
     ui.exportButton.click()
     finish(host, panel)
     composed(folder / "CranialImplant-5-export.png", host.picture(panel), views(host, "Green"))
     ui.exportSection.collapsed = True
     skull.GetSegmentation().AddEmptySegment("nothing", "Nothing")
-    p.inputSegmentID = "nothing"
+    ui.inputSelector.setCurrentSegmentID("nothing")
     ui.applyButton.click()
     composed(folder / "CranialImplant-6-error.png", host.picture(panel), [])
 
 
-def shapes(host, folder, category):
-    """MedShapeGen: empty, generated shapes, a reconstruction with its error map."""
-    import slicer
-    from MedShapeSlicer import shapes as nodes
+def shapes(host, folder, exported, category):
+    """The tutorial of MedShapeGen: empty, running, generated shapes, a reconstruction, completions, an error."""
+    import SampleData
 
     panel = host.open_panel("MedShapeGen")
+    p, ui = panel.parameters, panel.ui
+    p.exportFolder = exported
     composed(folder / "MedShapeGen-1-empty.png", host.picture(panel), [])
-    panel.parameters.category = category
-    panel.ui.applyButton.click()
+    p.category = category
+    ui.applyButton.click()
+    host.process_until(lambda: ui.progressBar.value > 30, 600)
+    composed(folder / "MedShapeGen-2-running.png", host.picture(panel), [])
     finish(host, panel)
     composed(folder / "MedShapeGen.png", host.picture(panel), views(host, "3D"))
-    models = nodes.modelsOf(panel.parameters.result)
-    panel.parameters.task, panel.parameters.first = 1, models[0]
-    panel.ui.applyButton.click()
-    finish(host, panel)
-    for model in models:
-        model.GetDisplayNode().SetVisibility(False)
-    slicer.util.resetThreeDViews()
-    composed(folder / "MedShapeGen-2-reconstruct.png", host.picture(panel), views(host, "3D"))
+    whole, other, part = SampleData.SampleDataLogic().downloadSamples("Kidneys")
+    other.GetDisplayNode().SetVisibility(False)
+    part.GetDisplayNode().SetVisibility(False)
+    for number, (task, given) in enumerate((("reconstruct", whole), ("complete", part)), 3):
+        p.task, p.first = ("generate", "reconstruct", "interpolate", "complete").index(task), given
+        ui.applyButton.click()
+        finish(host, panel)
+        given.GetDisplayNode().SetVisibility(False)
+        composed(folder / f"MedShapeGen-{number}-{task}.png", host.picture(panel), views(host, "3D"))
+    p.category = "hippocampus"  # which no kidney fits
+    ui.applyButton.click()
+    host.process_until(lambda: panel.logic.runner.idle, 600)
+    composed(folder / "MedShapeGen-5-error.png", host.picture(panel), [])
 
 
 def main(folder):
@@ -137,10 +146,10 @@ def main(folder):
 
     dependencies.licenceAccepted = lambda *_: True  # nobody is here to be asked
     folder.mkdir(parents=True, exist_ok=True)
-    cranial(host, folder)
-    if (ROOT / "MedShapeGen" / "MedShapeGenLib" / "weights" / "manifest.json").exists():
+    with tempfile.TemporaryDirectory() as exported:
+        cranial(host, folder, Path(exported) / "implants")
         host.close_scene()
-        shapes(host, folder, "kidney")
+        shapes(host, folder, Path(exported) / "shapes", "kidney")
     faults = host.take_faults()
     print("\n\n".join(faults) or f"The pictures are in {folder}.")
 

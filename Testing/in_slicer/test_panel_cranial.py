@@ -175,6 +175,7 @@ def test_the_holes_are_those_of_the_chosen_segment(host, cranial):
     cranial.parameters.inputSegmentation.GetSegmentation().AddEmptySegment("other", "Other")
     cranial.ui.inputSelector.setCurrentSegmentID("other")
     assert cranial.parameters.inputSegmentID == "other" and cranial.ui.holeBox.count == 1 and names("vtkMRMLMarkupsClosedCurveNode") == []
+    assert cranial.ui.holeLabel.text == ""
 
 
 def test_browsing_by_button_and_row_shows_one_implant(host, cranial_done):

@@ -82,6 +82,31 @@ def test_browsing_shows_one_or_all(host, done):
     assert visible() == [True] * 3
 
 
+def test_results_in_one_place_are_shown_one_at_a_time(host, panel):
+    """Of a new result in the place of a given shape one shape is seen, the given one and older results are hidden."""
+    from MedShapeSlicer import displays, shapes
+
+    given = ball()
+    panel.parameters.task, panel.parameters.first = 1, given
+    panel.ui.applyButton.click()
+    finished(host, panel)
+    old = panel.parameters.result
+    (reconstruction,) = shapes.modelsOf(old)
+    assert reconstruction.GetDisplayNode().GetVisibility() and not given.GetDisplayNode().GetVisibility()
+    assert "given shape is hidden" in panel.ui.statusLabel.text
+    panel.parameters.task, panel.parameters.second = 2, ball("other")
+    panel.ui.applyButton.click()
+    finished(host, panel)
+    steps = [bool(model.GetDisplayNode().GetVisibility()) for model in shapes.modelsOf(panel.parameters.result)]
+    assert steps == [True] + [False] * 6 and panel.ui.shapeTable.currentRow() == 0
+    assert not reconstruction.GetDisplayNode().GetVisibility() and not displays.legendOf(reconstruction).GetVisibility()
+    panel.ui.resultSelector.setCurrentNode(old)
+    assert reconstruction.GetDisplayNode().GetVisibility()
+    assert not any(model.GetDisplayNode().GetVisibility() for model in shapes.modelsOf(panel.ui.resultSelector.currentNode())[1:])
+    panel.ui.segmentButton.click()
+    assert not reconstruction.GetDisplayNode().GetVisibility() and "models are hidden" in panel.ui.statusLabel.text
+
+
 def test_controls_follow_tab_and_kind(host, panel):
     ui = panel.ui
     shown = lambda widget: not widget.isHidden()  # noqa: E731 (visible is False while the panel is)
