@@ -12,6 +12,7 @@ from MedShapeGenLib.complete import (
     complete,
     difference_mm,
     measured,
+    nearest_to,
     network_values,
     placed,
     sizes_of,
@@ -195,6 +196,18 @@ def test_a_sample_s_guidance_does_not_depend_on_the_others():
         guide = Guidance(MODELS, kind, piece, Placement(np.stack([CENTRE] * count), np.full(count, 52.0)))
         drawn.append(sample_latents(MODELS, "kidney", count, 5, 0.0, 8, sizes_mm=np.full(count, 52.0), guide=guide)[0][0])
     assert torch.allclose(*drawn, atol=1e-4)
+
+
+def test_of_more_samples_than_asked_for_those_on_the_piece_are_kept():
+    points, normals = surface_points(LOWER_HALF.vertices_lps, LOWER_HALF.triangles, 300, np.random.default_rng(0))
+    latents, _ = sample_latents(MODELS, "kidney", 1, 5)
+    shifts = np.array([6.0, 0.0, 12.0, 3.0])  # mm, of four places of one shape
+    values, likely = network_values(MODELS, latents), sizes_of(MODELS, category("kidney"), 1)
+    found = improved(Placement(CENTRE[None], np.array([52.0])), points, values, likely, 20)
+    placement = Placement(found.centre_lps + shifts[:, None] * [0, 0, 1], np.repeat(found.scale_mm, 4))
+    many = latents.repeat(4, 1, 1) + torch.arange(4)[:, None, None] * 1e-6
+    kept, places = nearest_to(Given(points, normals), MODELS, many, placement, 2)
+    assert torch.equal(kept, many[[1, 3]]) and np.allclose(places.centre_lps, placement.centre_lps[[1, 3]])
 
 
 def test_the_likely_sizes_are_the_category_s():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 
@@ -25,6 +26,7 @@ FIT_POINTS = 600  # of the given surface, which guide the sampler and the fit
 MEASURED_POINTS = 4000
 KEPT_MM = 1.0  # a completion whose median distance to the given surface is larger has not kept it
 FREE = 0.05  # of the longest side: what is further from the given surface was not given
+SPARE = 0.6  # of the count: so many more samples are drawn, and those that come nearest to the piece are kept
 MISFIT_ROOM = 1.0  # a drawn shape may fit this much worse than the mean shape
 ROOM = 1.1  # a given piece may be this much larger than any shape of the category
 FIT_STEPS = 80  # at most, of L-BFGS
@@ -87,8 +89,8 @@ def complete(
     """`options.count` whole shapes around the given piece, in its place; each begins from noise of its own.
 
     given : a surface that may be open, in LPS mm, and not turned against a scanner's axes. Its place in the shape and
-    the shape's size are found with it. Every sample is drawn towards the piece while it is denoised, and then changed as
-    little as the category's covariance allows until the piece lies on it.
+    the shape's size are found with it. Every sample is drawn towards the piece while it is denoised. More are drawn than
+    asked for, and the nearest to the piece are changed as little as the category's covariance allows until it lies on them.
     RefusedInput for an unknown category and a piece larger than it.
     """
     kind = category(options.category)
@@ -101,16 +103,18 @@ def complete(
     points, normals = surface_points(vertices, triangles, FIT_POINTS, np.random.default_rng(options.seed))
     piece = Given(points, normals)
 
-    latents, scale_mm = _drawn(models, kind, options, progress, (0.0, 0.15))
+    drawn = options.count + math.ceil(SPARE * options.count)
+    latents, scale_mm = _drawn(models, kind, options, drawn, progress, (0.0, 0.15))
     placement, piece = placed(models, latents, scale_mm, piece, kind)
     seconds["placing"] = round(time.perf_counter() - started, 2)
     progress("sampling", 0.25)
     started = time.perf_counter()
     guide = Guidance(models, kind, piece, placement)
-    latents, _ = _drawn(models, kind, options, progress, (0.25, 0.5), placement.scale_mm, guide)
+    latents, _ = _drawn(models, kind, options, drawn, progress, (0.25, 0.5), placement.scale_mm, guide)
+    latents, placement = nearest_to(piece, models, latents, guide.placement, options.count)
     seconds["sampling"] = round(time.perf_counter() - started, 2)
     started = time.perf_counter()
-    latents, placement = fitted(models, kind, latents, guide.placement, piece, progress)
+    latents, placement = fitted(models, kind, latents, placement, piece, progress)
     seconds["fitting"] = round(time.perf_counter() - started, 2)
 
     started = time.perf_counter()
@@ -143,11 +147,11 @@ def refuse_too_large(given: Shape, kind: Category) -> None:
 
 
 def _drawn(
-    models: ShapeModels, kind: Category, options: CompleteOptions, progress: Progress, part: tuple[float, float],
+    models: ShapeModels, kind: Category, options: CompleteOptions, count: int, progress: Progress, part: tuple[float, float],
     sizes_mm: np.ndarray | None = None, guide: Guidance | None = None,
 ) -> tuple[Tensor, np.ndarray]:  # fmt: skip
     return sample_latents(
-        models, kind.name, options.count, options.seed, options.guidance, options.steps,
+        models, kind.name, count, options.seed, options.guidance, options.steps,
         progress=lambda fraction: progress("sampling", part[0] + (part[1] - part[0]) * fraction),
         guide=guide, sizes_mm=sizes_mm,
     )  # fmt: skip
@@ -221,6 +225,20 @@ class Guidance:
             weight = FIT_WEIGHT / tolerance_u**2
             factor = weight * drop / 2 / (weight * change.square().mean(1) + drop).clamp_min(1e-12)
         return factor * mean_square
+
+
+def nearest_to(
+    piece: Given, models: ShapeModels, latents: Tensor, placement: Placement, count: int
+) -> tuple[Tensor, Placement]:
+    """The `count` of the latents (n, n_s, 16) on whose surface the piece lies best, in the order of drawing, and their places.
+
+    A sample that is still far from the piece after guidance is of another form; the fit would bend it with lobes that no
+    organ has.
+    """
+    distance = network_values(models, latents)(placement.places_u(piece.points_lps))[0]  # (n, m) u
+    away_mm = np.sqrt((distance**2).mean(axis=1)) * placement.scale_mm
+    kept = np.sort(np.argsort(away_mm, kind="stable")[:count])
+    return latents[kept], Placement(placement.centre_lps[kept], placement.scale_mm[kept])
 
 
 def network_values(models: ShapeModels, latents: Tensor) -> Values:
