@@ -11,6 +11,7 @@ from MedShapeCore.errors import RefusedInput
 from slicer.i18n import tr as _
 
 MAX_VOXELS = 2**30
+LABELMAP, SURFACE, REFERENCE = "Binary labelmap", "Closed surface", "Reference image geometry"  # Slicer's own names
 
 
 def flipped(matrix: Any) -> Any:
@@ -55,6 +56,8 @@ def storedLabels(segmentation: Any, segmentID: str) -> tuple[Any, int, Any, Any]
     """
     import numpy as np
 
+    if not segmentation.GetSegmentation().ContainsRepresentation(LABELMAP):
+        segmentation.CreateBinaryLabelmapRepresentation()  # it was made of surfaces
     image = segmentation.GetBinaryLabelmapInternalRepresentation(segmentID)
     if image is None or image.GetPointData().GetScalars() is None:
         raise RefusedInput("empty", _("The segment is empty."), _("Choose another segment."))
@@ -71,7 +74,7 @@ def scanExtent(segmentation: Any, extent: Any, ijkToRas: Any) -> Any:
     """The extent (6,) in a segment's own voxels of the scan it was drawn on: an implant may need room beyond the bone."""
     import numpy as np
 
-    text = segmentation.GetSegmentation().GetConversionParameter("Reference image geometry")
+    text = segmentation.GetSegmentation().GetConversionParameter(REFERENCE)
     scan = slicer.vtkOrientedImageData()
     if not text or not slicer.vtkSegmentationConverter.DeserializeImageGeometry(text, scan, False):
         return extent
@@ -97,7 +100,15 @@ def cornersThrough(matrix: Any, extent: Any) -> tuple[Any, Any]:
 
 
 def writeSegment(segmentation: Any, segmentID: str, path: Path) -> None:
-    """A segment as an NRRD file of 0 and 1 on the grid of its scan."""
+    """A segment as an NRRD file of 0 and 1 on the grid of its scan.
+
+    A segmentation that does not know its scan takes the grid it has now for it: Slicer crops it when it is saved, and the
+    same seed would give other implants on a smaller grid.
+    """
+    inside = segmentation.GetSegmentation()
+    if inside.ContainsRepresentation(LABELMAP) and not inside.GetConversionParameter(REFERENCE):
+        every = slicer.vtkSegmentation.EXTENT_UNION_OF_SEGMENTS
+        inside.SetConversionParameter(REFERENCE, inside.DetermineCommonLabelmapGeometry(every, None))
     mask, extent, matrix = segmentGrid(segmentation, segmentID)
     if not mask.any():
         raise RefusedInput("empty", _("The segment is empty."), _("Choose another segment."))

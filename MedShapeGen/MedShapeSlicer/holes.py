@@ -23,7 +23,7 @@ def holeWords(hole: dict) -> str:
 
 def holesFound(holes: list[dict]) -> str:
     if not holes:
-        return _("No hole of 5 cm\u00b2 or more was found. Check that the segment is the bone of this skull, before its hole was closed.")
+        return _("No hole was found. Check that the segment is the bone of this skull, before its hole was closed.")
     if len(holes) == 1:
         return holeWords(holes[0])
     return _("{count} holes were found; choose one.").format(count=len(holes))

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import slicer
+from MedShapeCore.errors import RefusedInput
 from slicer.i18n import tr as _
 
 from . import displays
-from .geometry import flipped, orientedImage, readSurface
+from .geometry import REFERENCE, flipped, orientedImage, readSurface, segmentGrid
 from .nodes import RunFolder, addSegment, segmentTag
 from .process import read_report
 
@@ -24,6 +25,7 @@ BONE_TERM = (
     "Segmentation category and type - DICOM master list~SCT^85756007^Tissue~SCT^272673000^Bone~^^"
     "~Anatomic codes - DICOM master list~^^~^^"
 )
+SAME_ML = 1e-3  # between a volume that was measured and the same voxels today: less than a voxel
 VARIANCE_MAX = 0.25  # of an occupancy between 0 and 1: half of the members fill the voxel
 
 
@@ -106,8 +108,6 @@ def checkWords(check: dict) -> str:
         "thickness": _("unusual thickness"), "volume": _("unusual volume"), "rim": _("does not meet the rim all round"),
         "outlier": _("differs from the others"),
     }  # fmt: skip
-    if not check:
-        return _("not checked")
     return ", ".join(words.get(name, name) for name in check["failed"]) or _("passed")
 
 
@@ -135,12 +135,29 @@ def showResult(segmentation: Any, segmentID: str, showing: str, opacity: float, 
             legend.SetVisibility(spread)
 
 
+def volumeMl(segmentation: Any, segmentID: str) -> float:
+    """Of a segment's voxels as they are now."""
+    import numpy as np
+
+    try:
+        mask, _extent, toRas = segmentGrid(segmentation, segmentID)
+    except RefusedInput:  # no voxels at all
+        return 0.0
+    return float(np.count_nonzero(mask) * abs(np.linalg.det(toRas[:3, :3])) / 1000)
+
+
 def listRow(segmentation: Any, segmentID: str, check: dict) -> list[str]:
-    """A line of the list: name, volume, thickness, agreement, checks."""
+    """A line of the list: name, volume, thickness, agreement, checks; of an edited implant only what was found since."""
     segment = segmentation.GetSegmentation().GetSegment(segmentID)
     name = segment.GetName() + (" \u2713" if segmentTag(segment, CHOSEN) else "")
-    figures = [f"{check['volume_ml']:.1f} ml", f"{check['thickness_mm']:.1f} mm", f"{check['agreement']:.2f}"] if check else [""] * 3
-    return [name, *figures, checkWords(check)]
+    volume = volumeMl(segmentation, segmentID)
+    again = segmentTag(segment, f"{MODULE}.CheckedAgain")
+    known = [found for found in (check, json.loads(again) if again else {}) if found and abs(found["volume_ml"] - volume) < SAME_ML]
+    if not known:
+        return [name, f"{volume:.1f} ml", "", "", _("edited, not checked") if check else _("not checked")]
+    agreement = known[0]["agreement"] if known[0] is check else None  # that of a run holds for what the run made
+    figures = [f"{volume:.1f} ml", f"{known[0]['thickness_mm']:.1f} mm", "" if agreement is None else f"{agreement:.2f}"]
+    return [name, *figures, checkWords(known[0])]
 
 
 def choose(segmentation: Any, segmentID: str) -> str:
@@ -212,6 +229,7 @@ def provenance(segmentation: Any, segmentID: str, generated: dict) -> dict:
 def recordExport(segmentation: Any, segmentID: str, result: dict, reason: str | None) -> None:
     """Keeps with the segment what was found, and the override if there was one."""
     segment = segmentation.GetSegmentation().GetSegment(segmentID)
+    segment.SetTag(f"{MODULE}.CheckedAgain", json.dumps(result["checks"]))
     if result["written"]:
         segment.SetTag(f"{MODULE}.Exported", ", ".join(result["written"]))
         if not result["passed"]:
@@ -222,7 +240,7 @@ def recordExport(segmentation: Any, segmentID: str, result: dict, reason: str | 
 def exportWords(result: dict, folder: Path, generated: dict) -> str:
     """What was written, or why nothing was."""
     volume = result["checks"]["volume_ml"]
-    edited = _("It was edited since it was generated.") if not generated or abs(volume - generated["volume_ml"]) > 1e-3 else ""
+    edited = _("It was edited since it was generated.") if not generated or abs(volume - generated["volume_ml"]) > SAME_ML else ""
     failed = checkWords(result["checks"])
     if not result["written"]:
         return " ".join((_("Not exported. Failed checks: {checks}.").format(checks=failed), edited,
@@ -248,6 +266,6 @@ def sphereWithHole() -> Any:
     toRas[:3, 3] = -59.0
     image = orientedImage(shell.astype(np.uint8), toRas)
     geometry = slicer.vtkSegmentationConverter.SerializeImageGeometry(image)
-    node.GetSegmentation().SetConversionParameter("Reference image geometry", geometry)
+    node.GetSegmentation().SetConversionParameter(REFERENCE, geometry)
     addSegment(node, "bone", "Bone", BONE_COLOR, shell.astype(np.uint8), toRas, terminology=BONE_TERM)
     return node

@@ -14,7 +14,7 @@ from MedShapeCore.errors import RefusedInput
 from slicer.i18n import tr as _
 
 from . import displays, nodes
-from .geometry import matrixToWorld, readSurface, toNumpy, writeSegment
+from .geometry import SURFACE, matrixToWorld, readSurface, toNumpy, writeSegment
 from .nodes import RunFolder
 from .process import read_report
 
@@ -33,26 +33,31 @@ def categories(folder: Path) -> list[dict]:
 
 
 def writeInput(node: Any, segmentID: str, folder: Path, name: str) -> str:
-    """A segment as a mask, or a model as an STL file in LPS mm; returns the file's name."""
+    """A segment as a mask, a model or a segment that is a surface as an STL file in LPS mm; returns the file's name."""
     if node.IsA("vtkMRMLSegmentationNode"):
-        writeSegment(node, segmentID, folder / f"{name}.nrrd")
-        return f"{name}.nrrd"
-    if node.GetPolyData() is None or node.GetPolyData().GetNumberOfPoints() == 0:
-        words = _("The model {name} is empty.").format(name=node.GetName())
+        if node.GetSegmentation().GetSourceRepresentationName() != SURFACE:
+            writeSegment(node, segmentID, folder / f"{name}.nrrd")
+            return f"{name}.nrrd"
+        surface = vtk.vtkPolyData()
+        node.GetClosedSurfaceRepresentation(segmentID, surface)
+    else:
+        surface = node.GetPolyData()
+    if surface is None or surface.GetNumberOfPoints() == 0:
+        words = _("The shape {name} is empty.").format(name=node.GetName())
         raise RefusedInput("empty", words, _("Choose another one."))
-    writeStl(node, folder / f"{name}.stl")
+    writeStl(node, surface, folder / f"{name}.stl")
     return f"{name}.stl"
 
 
-def writeStl(model: Any, path: Path) -> None:
-    """A model as a binary STL file in LPS mm, its transforms applied; the header says so."""
+def writeStl(node: Any, surface: Any, path: Path) -> None:
+    """A node's surface as a binary STL file in LPS mm, the node's transforms applied; the header says so."""
     import numpy as np
 
     toLps = vtk.vtkTransform()
-    toLps.SetMatrix(slicer.util.vtkMatrixFromArray(np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrixToWorld(model)))
+    toLps.SetMatrix(slicer.util.vtkMatrixFromArray(np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrixToWorld(node)))
     turned, whole, writer = vtk.vtkTransformPolyDataFilter(), vtk.vtkTriangleFilter(), vtk.vtkSTLWriter()
     turned.SetTransform(toLps)
-    turned.SetInputData(model.GetPolyData())
+    turned.SetInputData(surface)
     whole.SetInputConnection(turned.GetOutputPort())
     writer.SetInputConnection(whole.GetOutputPort())
     writer.SetHeader("MedShapeGen; SPACE=LPS;UNIT=MM; research use only, not for clinical use")
@@ -185,7 +190,7 @@ def asSegmentation(report: Any) -> Any:
             segment.SetColor(*model.GetDisplayNode().GetColor())
             surface = vtk.vtkPolyData()
             surface.DeepCopy(model.GetPolyData())
-            segment.AddRepresentation("Closed surface", surface)
+            segment.AddRepresentation(SURFACE, surface)
             if report.GetAttribute(f"{MODULE}.Terminology"):
                 segment.SetTerminology(report.GetAttribute(f"{MODULE}.Terminology"))
             node.GetSegmentation().AddSegment(segment)
@@ -200,5 +205,5 @@ def exportStl(report: Any, folder: Path) -> list[Path]:
         for model in modelsOf(report):
             name = nodes.freeName(folder, "".join(c if c.isalnum() else "_" for c in model.GetName()), (".stl",))
             files.append(Path(made) / f"{name}.stl")
-            writeStl(model, files[-1])
+            writeStl(model, model.GetPolyData(), files[-1])
         return nodes.deliver(files, folder)

@@ -295,6 +295,22 @@ def test_an_export_that_cannot_be_written_says_so_and_leaves_nothing(host, crani
     assert cranial_done.ui.exportButton.enabled
 
 
+def test_the_list_says_what_is_known_of_an_edited_implant(host, cranial_done, tmp_path):
+    import slicer
+
+    p, ui = cranial_done.parameters, cranial_done.ui
+    row = lambda: [ui.memberTable.item(0, column).text() for column in range(5)]  # noqa: E731
+    before = row()
+    labels = slicer.util.arrayFromSegmentInternalBinaryLabelmap(p.result, "Implant_1")
+    kept = labels.copy()
+    labels[:, :, :8] = 0  # as if erased by hand
+    cranial_done.enter()  # back from the Segment Editor
+    assert row()[4] == "edited, not checked" and row()[2] == "" and float(row()[1].split()[0]) < float(before[1].split()[0])
+    labels[:] = kept
+    cranial_done.enter()
+    assert row() == before and before[4] == "passed"
+
+
 def test_choosing_marks_one_implant_and_leads_to_the_export(host, cranial_done):
     ui = cranial_done.ui
     ui.nextButton.click()

@@ -138,6 +138,19 @@ def test_a_given_model_is_sent_in_lps_under_its_transform(host, panel, tmp_path)
     assert np.allclose((corners.min(0) + corners.max(0)) / 2, (-15, -20, 30), atol=0.7)
 
 
+def test_a_segment_that_is_a_surface_is_given_as_it_is(host, done, tmp_path):
+    """What this panel made of its shapes can be given to it again."""
+    from MedShapeSlicer import geometry, shapes
+
+    segmentation = shapes.asSegmentation(done.parameters.result)
+    segmentID = segmentation.GetSegmentation().GetNthSegmentID(1)
+    assert shapes.writeInput(segmentation, segmentID, tmp_path, "first") == "first.stl"
+    again = geometry.readSurface(tmp_path / "first.stl")
+    assert np.allclose(again.GetBounds(), shapes.modelsOf(done.parameters.result)[1].GetPolyData().GetBounds(), atol=1e-4)
+    mask, _, to_ras = geometry.segmentGrid(segmentation, segmentID)  # the other panel needs voxels
+    assert mask.sum() * abs(np.linalg.det(to_ras[:3, :3])) / 1000 == pytest.approx(33.5, rel=0.05)
+
+
 def test_a_reconstruction_has_an_error_map_and_a_skeleton_with_legends(host, panel):
     import slicer
     from MedShapeSlicer import displays, shapes

@@ -140,3 +140,16 @@ def test_a_ct_becomes_a_bone_segment_on_its_own_grid(host):
     p = panel.parameters
     assert p.inputSegmentation.GetName() == "CT bone" and p.inputSegmentID == "bone" and panel.ui.applyButton.enabled
     assert p.inputSegmentation.GetNodeReference(p.inputSegmentation.GetReferenceImageGeometryReferenceRole()) is ct
+
+
+def test_a_segmentation_from_a_file_keeps_the_grid_of_its_scan_when_the_scene_is_saved(host, tmp_path):
+    """Slicer crops what it saves; on a smaller grid the same seed would give other implants."""
+    import SampleData
+    import slicer
+    from MedShapeSlicer import geometry
+
+    geometry.writeSegment(SampleData.downloadSample("SkullWithHole"), "Skull", tmp_path / "before.nrrd")
+    host.save_and_reopen(tmp_path / "case.mrb")
+    geometry.writeSegment(slicer.util.getNode("SkullWithHole"), "Skull", tmp_path / "after.nrrd")
+    assert b"sizes: 187 254 159" in (tmp_path / "before.nrrd").read_bytes()[:400]
+    assert (tmp_path / "after.nrrd").read_bytes() == (tmp_path / "before.nrrd").read_bytes()
