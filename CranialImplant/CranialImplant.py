@@ -101,7 +101,7 @@ class CranialImplantWidget(JobPanel):
     labels = {"holes": "holeLabel", "bone": "boneLabel", "export": "exportResult"}
 
     def setup(self):
-        self.overlay, self._shown, self._place, self._placeWords = displays.Overlay(), None, None, ""
+        self.overlay, self._shown, self._ct, self._place, self._placeWords = displays.Overlay(), None, None, None, ""
         self.setUp(CranialImplantLogic(), {
             "applyButton": lambda: self.begin("apply", lambda: self.logic.generate(self.parameters)),
             "findButton": lambda: self.begin("holes", lambda: self.logic.findHoles(self.parameters)),
@@ -134,7 +134,7 @@ class CranialImplantWidget(JobPanel):
         self.overlay = displays.Overlay()
 
     def setParameterNode(self, parameters):
-        self._shown = None
+        self._shown, self._ct = None, parameters.ctVolume if parameters else None
         JobPanel.setParameterNode(self, parameters)
 
     def setDefaults(self, p):
@@ -157,6 +157,10 @@ class CranialImplantWidget(JobPanel):
         noPlace = self.showHoles(p)
         self.showApply(noInput or noPlace, _("Makes the proposals; they come in a new folder of the scene."))
         enable(ui.findButton, noInput or self.busy, _("Shows the holes of this skull before anything is made."))
+        if p.ctVolume is not self._ct:
+            self._ct = p.ctVolume
+            if p.ctVolume:
+                slicer.util.setSliceViewerLayers(background=p.ctVolume, fit=True)
         noVolume = "" if p.ctVolume else _("First choose a CT volume.")
         enable(ui.boneButton, noVolume or self.busy, _("Makes a segment of all bone at or above the threshold."))
         rows = implants.rankedSegments(p.result) if p.result else []

@@ -308,3 +308,8 @@ def test_licences_are_stated():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for words in ("Apache-2.0", "CC BY-NC-SA 4.0", "not for clinical"):
         assert words in readme
+
+
+def test_pictures_and_links_of_the_readme_are_there():
+    targets = [target for target in re.findall(r"\]\(([^)]+)\)", (ROOT / "README.md").read_text(encoding="utf-8")) if ":" not in target]
+    assert len(targets) >= 8 and not [target for target in targets if not (ROOT / target).exists()]

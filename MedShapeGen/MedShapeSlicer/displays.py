@@ -120,7 +120,7 @@ class Overlay:
         self._shown: Any = None
 
     def show(self, volume: Any, opacity: float = 0.6, background: Any = None) -> None:
-        """Shows one volume; None brings the former layers back."""
+        """Shows one volume over `background`, where there is one; None brings the former layers back."""
         composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
         if self._shown is not None and legendOf(self._shown) is not None:
             legendOf(self._shown).SetVisibility(False)
@@ -131,7 +131,7 @@ class Overlay:
                     back, front, old = self._before[key]
                     composite.SetForegroundVolumeID(front)
                     composite.SetForegroundOpacity(old)
-                    composite.SetBackgroundVolumeID(back)
+                    composite.SetBackgroundVolumeID(background.GetID() if background is not None else back)
                 continue
             if self._shown is None:
                 self._before[key] = (

@@ -64,6 +64,20 @@ def until_no_child(host, name, action):
     print(f"{name}: returned after {clicked:.2f} s, no process left after {time.perf_counter() - started:.2f} s", flush=True)
 
 
+def cancel(host, panel, stage):
+    """Cancels a run when its panel says `stage`; prints how long until it is idle, and until the last process is gone."""
+    panel.ui.applyButton.click()
+    host.process_until(lambda: stage in panel.ui.statusLabel.text or panel.logic.runner.idle, 120)
+    words = panel.ui.statusLabel.text
+    asked = time.perf_counter()
+    panel.ui.applyButton.click()
+    host.process_until(lambda: panel.logic.runner.idle, 10)
+    idle = time.perf_counter() - asked
+    host.process_until(lambda: not host.children(), 10)
+    gone = time.perf_counter() - asked
+    print(f'cancelled at "{words}": idle after {idle:.2f} s, no process left after {gone:.2f} s', flush=True)
+
+
 def main():
     from slicer_host.host import Host
 
@@ -81,20 +95,9 @@ def main():
         run(host, panel, ui.applyButton, "five implants")
         p.exportFolder, p.withPiece = Path(folder) / "export", True
         run(host, panel, ui.exportButton, "export")
-        for seconds in (0.2, 2.0, 5.0, 9.0):
-            ui.applyButton.click()
-            end = time.monotonic() + seconds
-            while time.monotonic() < end:
-                host.process_events()
-                time.sleep(0.002)
-            stage = ui.statusLabel.text
-            asked = time.perf_counter()
-            ui.applyButton.click()
-            host.process_until(lambda: panel.logic.runner.idle, 10)
-            idle = time.perf_counter() - asked
-            host.process_until(lambda: not host.children(), 10)
-            gone = time.perf_counter() - asked
-            print(f"cancelled at \"{stage}\": idle after {idle:.2f} s, no process left after {gone:.2f} s", flush=True)
+        stages = "starting", "reading", "looking", "pose", "resampling", "guessing", "placing", "making", "comparing", "loading the implants"
+        for stage in stages:
+            cancel(host, panel, stage)
         ui.applyButton.click()
         host.process_until(lambda: "pose" in ui.statusLabel.text, 60)
         until_no_child(host, "scene closed during a run", host.close_scene)

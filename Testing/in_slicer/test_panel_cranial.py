@@ -235,6 +235,19 @@ def test_the_maps_go_over_the_slices_and_away_again(host, cranial_done):
     assert not displays.legendOf(volume).GetVisibility()
 
 
+def test_a_chosen_ct_is_shown_behind_the_maps_and_without_them(host, cranial_done):
+    import slicer
+
+    p, composite = cranial_done.parameters, slicer.app.layoutManager().sliceWidget("Red").sliceLogic().GetSliceCompositeNode()
+    ct = slicer.util.addVolumeFromArray(np.zeros((4, 4, 4), np.int16), name="CT")
+    p.ctVolume = ct
+    assert composite.GetBackgroundVolumeID() == ct.GetID()
+    p.onSlices = choices(cranial_done).OnSlices.Variance
+    assert composite.GetBackgroundVolumeID() == ct.GetID() and composite.GetForegroundVolumeID()
+    p.onSlices = choices(cranial_done).OnSlices.nothing
+    assert composite.GetBackgroundVolumeID() == ct.GetID() and not composite.GetForegroundVolumeID()
+
+
 def test_spread_colours_the_mean_with_a_fixed_range_and_a_legend(host, cranial_done):
     from MedShapeSlicer import displays, implants
 

@@ -222,5 +222,20 @@ def test_cancel_leaves_nothing(host, panel):
     assert panel.parameters.result is None and "Cancelled" in panel.ui.statusLabel.text
 
 
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [("die", "stopped without a result"), ("memory", "not enough memory"), ("disk", "disk is full"), ("refuse", "Give a point.")],
+)
+def test_a_bad_end_is_one_sentence_and_leaves_nothing(host, panel, end, words):
+    import slicer
+
+    nodes = slicer.mrmlScene.GetNumberOfNodes()
+    panel.logic.rehearse("--end", end)
+    panel.ui.applyButton.click()
+    host.process_until(lambda: panel.logic.runner.idle, 40)
+    assert words in panel.ui.statusLabel.text and panel.ui.applyButton.enabled and panel.ui.applyButton.text == "Make shapes"
+    assert panel.parameters.result is None and slicer.mrmlScene.GetNumberOfNodes() == nodes
+
+
 def test_the_self_test_passes_as_slicer_runs_it(host):
     host.run_self_test("MedShapeGen")
