@@ -95,8 +95,7 @@ def main():
         run(host, panel, ui.applyButton, "five implants")
         p.exportFolder, p.withPiece = Path(folder) / "export", True
         run(host, panel, ui.exportButton, "export")
-        stages = "starting", "reading", "looking", "pose", "resampling", "guessing", "placing", "making", "comparing", "loading the implants"
-        for stage in stages:
+        for stage in ("starting", "reading", "looking", "pose", "resampling", "guessing", "placing", "making", "comparing", "implants"):
             cancel(host, panel, stage)
         ui.applyButton.click()
         host.process_until(lambda: "pose" in ui.statusLabel.text, 60)
