@@ -284,7 +284,7 @@ class CranialImplantLogic(JobLogic):
             self.notices = result["notices"]
             source = slicer.mrmlScene.GetNodeByID(sourceID)  # it may have been removed meanwhile
             made = yield from implants.receiveImplants(result, folder, name, source, attributes)
-            p.currentSegmentID, p.showing, p.result = "", Showing.one, made
+            p.showing, p.overrideReason, p.result, p.currentSegmentID = Showing.one, "", made, ""  # the panel takes the best one
             self.words = implants.summary(result)
 
         def preview(event, folder):

@@ -240,7 +240,7 @@ class MedShapeGenLogic(JobLogic):
         def receive(result, folder):
             attributes = {f"MedShapeGen.{key}": str(value) for key, value in {"task": task, **options}.items()}
             made = yield from shapes.receiveShapes(task, result, folder, name, slicer.mrmlScene.GetNodeByID(beside), kind, attributes)
-            p.row, p.result = -1 if task == "generate" else 0, made  # those of the other tasks lie in one place
+            p.result, p.row = made, -1 if task == "generate" else 0  # those of the other tasks lie in one place
             good = sum(shape["passed"] for shape in result["shapes"])
             said = [_("Done: {good} of {count} pass all checks.").format(count=len(result["shapes"]), good=good)]
             if task in ("reconstruct", "interpolate"):

@@ -179,9 +179,9 @@ def asSegmentation(report: Any) -> Any:
 
     The models, which lie in the same place, are hidden.
     """
-    models = modelsOf(report)
-    with RunFolder(f"{report.GetName()} segmentation", models[0]) as run:
-        node = run.add("vtkMRMLSegmentationNode", models[0].GetName() + " segmentation")
+    models, name = modelsOf(report), report.GetName().replace(" report", "") + " segmentation"
+    with RunFolder(name, models[0]) as run:
+        node = run.add("vtkMRMLSegmentationNode", name)
         node.CreateDefaultDisplayNodes()
         node.SetSourceRepresentationToClosedSurface()
         for model in models:

@@ -82,11 +82,14 @@ def test_a_second_run_leaves_the_first_alone(host, cranial_done):
     import slicer
 
     first = cranial_done.parameters.result
+    cranial_done.ui.memberTable.setCurrentCell(3, 0)
+    cranial_done.ui.overrideEdit.text = "for the old one"
     cranial_done.parameters.seed = 7
     cranial_done.ui.applyButton.click()
     finished(host, cranial_done)
     second = cranial_done.parameters.result
     assert second is not first and slicer.mrmlScene.IsNodePresent(first)
+    assert cranial_done.parameters.currentSegmentID == "Implant_1" and cranial_done.parameters.overrideReason == ""
     hierarchy = slicer.mrmlScene.GetSubjectHierarchyNode()
     folders = {hierarchy.GetItemName(hierarchy.GetItemParent(hierarchy.GetItemByDataNode(n))) for n in (first, second)}
     assert folders == {"Sphere with hole implant", "Sphere with hole implant (run 2)"}

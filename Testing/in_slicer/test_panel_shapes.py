@@ -61,6 +61,7 @@ def test_one_segmentation_keeps_surfaces_names_colours_and_terminology(host, don
 
     done.ui.segmentButton.click()
     segmentation = shapes.asSegmentation(done.parameters.result)
+    assert segmentation.GetName().startswith("kidney segmentation")
     inside = segmentation.GetSegmentation()
     assert [inside.GetNthSegment(n).GetName() for n in range(3)] == ["kidney 1", "kidney 2", "kidney 3"]
     model = shapes.modelsOf(done.parameters.result)[1]
@@ -91,6 +92,7 @@ def test_results_in_one_place_are_shown_one_at_a_time(host, panel):
     panel.ui.applyButton.click()
     finished(host, panel)
     old = panel.parameters.result
+    assert panel.parameters.row == 0
     (reconstruction,) = shapes.modelsOf(old)
     assert reconstruction.GetDisplayNode().GetVisibility() and not given.GetDisplayNode().GetVisibility()
     assert "given shape is hidden" in panel.ui.statusLabel.text
