@@ -243,9 +243,9 @@ def test_a_chosen_ct_is_shown_behind_the_maps_and_without_them(host, cranial_don
 
     p, composite = cranial_done.parameters, slicer.app.layoutManager().sliceWidget("Red").sliceLogic().GetSliceCompositeNode()
     ct = slicer.util.addVolumeFromArray(np.zeros((4, 4, 4), np.int16), name="CT")
-    p.ctVolume = ct
-    assert composite.GetBackgroundVolumeID() == ct.GetID()
     p.onSlices = choices(cranial_done).OnSlices.Variance
+    assert not composite.GetBackgroundVolumeID()
+    p.ctVolume = ct
     assert composite.GetBackgroundVolumeID() == ct.GetID() and composite.GetForegroundVolumeID()
     p.onSlices = choices(cranial_done).OnSlices.nothing
     assert composite.GetBackgroundVolumeID() == ct.GetID() and not composite.GetForegroundVolumeID()
