@@ -110,7 +110,7 @@ def cranial(host, folder, exported):
 
 
 def shapes(host, folder, exported, category):
-    """The tutorial of MedShapeGen: empty, running, generated shapes, a reconstruction, completions, an error."""
+    """The tutorial of MedShapeGen: empty, running, generated shapes, a reconstruction, steps, completions, an error."""
     import SampleData
 
     panel = host.open_panel("MedShapeGen")
@@ -126,16 +126,19 @@ def shapes(host, folder, exported, category):
     whole, other, part = SampleData.SampleDataLogic().downloadSamples("Kidneys")
     other.GetDisplayNode().SetVisibility(False)
     part.GetDisplayNode().SetVisibility(False)
-    for number, (task, given) in enumerate((("reconstruct", whole), ("complete", part)), 3):
-        p.task, p.first = ("generate", "reconstruct", "interpolate", "complete").index(task), given
+    p.second = other
+    for task, given in ((1, whole), (2, whole), (3, part)):
+        p.task, p.first = task, given
         ui.applyButton.click()
         finish(host, panel)
         given.GetDisplayNode().SetVisibility(False)
-        composed(folder / f"MedShapeGen-{number}-{task}.png", host.picture(panel), views(host, "3D"))
+        name = ("reconstruct", "interpolate", "complete")[task - 1]
+        p.row = 2 if name == "interpolate" else 0
+        composed(folder / f"MedShapeGen-{task + 2}-{name}.png", host.picture(panel), views(host, "3D"))
     p.category = "hippocampus"  # which no kidney fits
     ui.applyButton.click()
     host.process_until(lambda: panel.logic.runner.idle, 600)
-    composed(folder / "MedShapeGen-5-error.png", host.picture(panel), [])
+    composed(folder / "MedShapeGen-6-error.png", host.picture(panel), [])
 
 
 def main(folder):
