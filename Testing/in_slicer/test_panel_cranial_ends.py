@@ -123,7 +123,7 @@ def test_scene_closed_module_reloaded_or_application_left_during_a_run(host, cra
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="looks at /proc")
-def test_an_application_that_is_killed_leaves_no_process():
+def test_an_application_that_is_killed_leaves_no_process(tmp_path):
     """The host is ended by SIGKILL in the middle of a run; its launcher and worker end by themselves."""
     code = """
 from MedShapeSlicer import implants
@@ -137,7 +137,9 @@ host.process_until(lambda: False, 60)
 """
     folders = [str(ROOT / name) for name in ("CranialImplant", "MedShapeGen")]
     command = [sys.executable, "-m", "slicer_host", "--module-paths", *folders, "--python-code", code]
-    with subprocess.Popen(command, cwd=ROOT / "Testing", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as application:
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    environment = os.environ | {"TMPDIR": str(tmp_path)}  # what it leaves behind goes with the test
+    with subprocess.Popen(command, cwd=ROOT / "Testing", env=environment, **streams) as application:
         line = next(line for line in application.stdout if line.startswith("children"))
         children = [Path("/proc") / pid for pid in line.split()[1:]]
         assert len(children) == 2 and all(child.exists() for child in children)
