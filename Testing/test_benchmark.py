@@ -371,5 +371,11 @@ def test_label_maps_are_made_with_the_places_in_turn(tmp_path):
     assert (volume.array == 2).sum() == 2 and volume.array[1, 1, 1] == 1  # the real hole is closed, then another cut
     expected = [[0.5, 0, 0, 1], [0, 0, -2, 2], [0, 0.5, 0, 3], [0, 0, 0, 1]]
     assert np.allclose(volume.ijk_to_lps, expected)
+    given = ["--tools", str(tools), "--skulls", str(skulls)]
+    assert make_cases.main([*given, "--kind", "every", "--slices", "4", "--out", str(tmp_path / "every")]) == 0
+    every = list_cases(tmp_path / "every")
+    assert [c.place for c in every] == ["top", "side"] * 3
+    coarse = read_volume(every[0].path)  # of three slices 2 mm apart the first and the last
+    assert coarse.array.shape == (2, 4, 5) and np.allclose(coarse.ijk_to_lps[:3, 2], [0, -4, 0])
     with pytest.raises(SystemExit, match="There is no skull_pack.py"):
         make_cases.load_tool(tmp_path, "skull_pack")

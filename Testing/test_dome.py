@@ -4,7 +4,18 @@ import dataclasses
 
 import numpy as np
 import pytest
-from CranialImplantLib.dome import draw_numbers, extended, fit_dome_model, mean_points, posterior, prior_samples
+from CranialImplantLib.dome import (
+    draw_numbers,
+    extended,
+    fit_dome_model,
+    leading,
+    logarithmic,
+    mean_points,
+    posterior,
+    prior_samples,
+    with_log_thickness,
+    without_log_thickness,
+)
 from CranialImplantLib.vault import VAULT_MAP
 from spherical_head import BACK, INNER_MM, LEFT, OUTER_MM, TOP, angle_rad, shell_model
 
@@ -219,6 +230,30 @@ def test_a_model_learns_mean_and_modes_from_maps_with_gaps():
     rest = flat - flat @ basis.T @ basis
     assert np.sqrt((rest**2).mean()) < 0.05 * np.sqrt((flat**2).mean())
     assert model.residual_mm.max() < 0.3
+
+
+def test_few_maps_make_few_modes():
+    truth = shell_model(modes=3)
+    maps = np.stack([maps_of(truth, c) for c in np.random.default_rng(1).normal(size=(5, 3))])
+    assert len(fit_dome_model(maps[:, 0], maps[:, 1], truth.domain).modes) == 5
+
+
+def test_modes_that_are_left_out_become_residual():
+    model = shell_model(residual_mm=0.3)
+    short = leading(model, 2)
+    assert len(short.modes) == 2
+    total = (model.modes**2).sum(0) + model.residual_mm**2
+    assert np.allclose((short.modes**2).sum(0) + short.residual_mm**2, total)
+    assert leading(model, 99).modes.shape == model.modes.shape
+
+
+def test_the_logarithm_of_the_thickness_is_undone_and_keeps_small_changes():
+    model = shell_model()
+    radii = maps_of(model, np.array([1.0, -1.0, 0.5, 0.0, 1.0, 0.0]))[:, model.domain]
+    assert np.allclose(without_log_thickness(with_log_thickness(radii)), radii, atol=1e-3)
+    small = model.mean + 0.01 * model.modes[0]
+    wanted = with_log_thickness(small) - with_log_thickness(model.mean)
+    assert np.allclose(0.01 * logarithmic(model).modes[0], wanted, atol=1e-4)
 
 
 def test_unknown_pixels_take_the_nearest_value():

@@ -1,5 +1,6 @@
 """The worker protocol, with real processes."""
 
+import errno
 import json
 import os
 import signal
@@ -277,7 +278,8 @@ def test_a_part_of_the_progress_is_scaled_and_stays_in_its_part():
 
 def test_a_full_disk_and_missing_memory_are_failed_results_not_crashes():
     assert explain(MemoryError())[0] == 3
-    assert explain(OSError(28, "No space left on device"))[1].code == "disk-full"
+    for number in (errno.ENOSPC, errno.EFBIG):
+        assert explain(OSError(number, "no room"))[1].code == "disk-full"
     assert explain(OSError(5, "Input/output error"))[0] == 1
 
 

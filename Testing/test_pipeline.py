@@ -6,23 +6,28 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from CranialImplantLib import pipeline
+from CranialImplantLib import defect, pipeline
+from CranialImplantLib.head import HEAD_GRID
 from CranialImplantLib.members import SHARED, network_field, shared_correction
 from CranialImplantLib.models import WEIGHTS, load_models
 from CranialImplantLib.options import ImplantOptions
 from CranialImplantLib.pipeline import (
     QUALITIES,
     Clock,
+    Located,
     describe_hole,
     generate_implants,
     member_draws,
     member_solid,
+    mirror_near,
     missing_points,
     prepare,
     refined_field,
     side_of,
 )
+from CranialImplantLib.pose import MIRROR, HeadPose
 from CranialImplantLib.skull import Skull, load_skull
+from CranialImplantLib.vault import VAULT_MAP
 from MedShapeCore.distance import signed_distance
 from MedShapeCore.errors import Cancelled
 from MedShapeCore.surfaces import mask_surface
@@ -297,6 +302,25 @@ def test_a_complete_skull_is_refused(models):
     closed = case.complete | ((outer < 0) & (outer > -THICKNESS_MM) & (points[..., 2] > -52))  # orbits too
     error = refusal(generate_implants, Skull(closed, case.skull.ijk_to_lps), options(), models=models)
     assert error.code == "no-hole"
+
+
+def test_around_the_hole_the_mirror_image_is_laid_on_the_bone_that_is_there():
+    """The right cheek lies (-3, 2, 0) mm off the left one's mirror image, the back of the head is symmetric."""
+    points, shift = HEAD_GRID.points(), np.array([-3.0, 2.0, 0.0])
+    field = np.linalg.norm(points - np.float32([0, 80, 0]), axis=-1) - 30.0
+    for centre in np.array([[50.0, -60, 10], [62.0, -40, 0], [55.0, -50, -18]]):
+        for place in (centre, centre * [-1, 1, 1] + shift):
+            field = np.minimum(field, np.linalg.norm(points - place.astype(np.float32), axis=-1) - 11.0)
+    field = np.clip(field, -6, 6).astype(np.float32)
+    nothing = np.zeros(VAULT_MAP.shape)
+    hole = defect.Hole(nothing > 0, 20.0, np.array([60.0, -45.0, 20.0]), 1.0)
+    located = Located(HeadPose(np.eye(4), 1.0, 0.0), MIRROR, field, nothing, nothing, np.zeros((2, 1, 1)), [hole])
+    found = mirror_near(located, hole)
+    cheek = np.array([50.0, -60.0, 10.0])
+    assert np.allclose(found[:3, :3] @ cheek + found[:3, 3], cheek * [-1, 1, 1] + shift, atol=0.5)
+    assert np.linalg.det(found[:3, :3]) == pytest.approx(-1.0)
+    empty = dataclasses.replace(located, field=np.full_like(field, 6.0))
+    assert np.array_equal(mirror_near(empty, hole), MIRROR)
 
 
 @pytest.mark.parametrize("shape", ["empty", "one voxel", "plate", "ball"])

@@ -289,6 +289,8 @@ def many_skulls(count):
 
 
 def test_the_shape_model_learns_from_all_skulls_and_fills_their_holes(tmp_path, monkeypatch):
+    from CranialImplantLib.training import cases
+
     rng = np.random.default_rng(0)
 
     def maps(skulls, expected_mm=None):
@@ -299,7 +301,7 @@ def test_the_shape_model_learns_from_all_skulls_and_fills_their_holes(tmp_path, 
                 o[60:70, 60:70] = i[60:70, 60:70] = np.nan
         return outer, inner
 
-    monkeypatch.setattr(prepare, "vault_maps", maps)
+    monkeypatch.setattr(cases, "vault_maps", maps)
     own_hole = [replace(skull, complete=False) for skull in many_skulls(3)]
     prepare.save_dome([*many_skulls(30), *own_hole], tmp_path / "out" / "dome.safetensors")
     write_manifest(tmp_path / "out", {})

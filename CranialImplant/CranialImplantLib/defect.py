@@ -135,7 +135,7 @@ def choose_hole(
     if not holes:
         raise RefusedInput(
             "no-hole", f"This skull has no hole in the vault larger than {MIN_AREA_CM2:.0f} cm2.",
-            "Give a point or a region at the defect; a skull whose hole was closed by a segmentation program must be "
+            "Check that the right segment was chosen; a skull whose hole was closed by a segmentation program must be "
             "segmented again.",
         )
     if point_head is not None:

@@ -3,11 +3,14 @@
 Prior: outer and inner radius over the directions = mean + modes of many registered skulls and their mirror images + a
 local residual with a Gaussian kernel. Posterior given the bone around the hole: exact regression on the known pixels;
 samples by Matheron's rule (draw from the prior, then correct by the regression of what it misses at the known pixels).
+
+The regression is done twice and averaged: on the radii with the leading modes, and on outer radius and logarithm of the
+thickness with all modes. Their errors differ; on unseen skulls the average errs 5 % less than the better of the two.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import linalg, ndimage
@@ -23,6 +26,9 @@ NEAR_MM, OPPOSITE_MM = 32.0, 8.0
 HEAD_BOX_MM = ((-95.0, 95.0), (-120.0, 120.0), (-60.0, 115.0))  # x, y, z: every head's vault lies inside
 NOISE_STEP = 0.4  # of a noise grid, in kernel lengths
 NOISE_MARGIN = 2.0  # kernel lengths around the head
+LEADING_MODES = 40  # of the view on the radii
+THICKNESS_MM = 6.0  # where the logarithmic view has the same unit as the other
+THINNEST_MM = 0.8
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,7 @@ class DomeModel:
     couplings: tuple[float, float] = (0.8, 0.3)  # correlation of outer and inner residual
     mirroring: float = 0.7  # correlation of the residual with that of the other side
     noise_mm: tuple[float, float] = (0.2, 0.6)  # of a measured outer and inner radius: inside, bone is rough
-    inflation: float = 2.5  # of the posterior deviation, measured on unseen skulls: few skulls make a model too sure
+    inflation: float = 3.5  # of the posterior deviation, so that members of unseen skulls differ as much as they err
 
 
 @dataclass(frozen=True)
@@ -53,16 +59,17 @@ class Dome:
 
 
 def fit_dome_model(
-    outer: np.ndarray, inner: np.ndarray, domain: np.ndarray, modes: int = 40, rounds: int = 4
+    outer: np.ndarray, inner: np.ndarray, domain: np.ndarray, modes: int = 80, rounds: int = 4
 ) -> DomeModel:
     """Learns the prior from radius maps (N, H, W) in mm with NaN where unknown; each map is also used mirrored.
 
-    domain : (H, W) bool, symmetric, every pixel known in some map; modes < 2 N. Missing pixels are filled by the
+    domain : (H, W) bool, symmetric, every pixel known in some map; no more than N modes are kept. Missing pixels are filled by the
     model itself and the fit repeated (expectation-maximisation on the linear model).
     """
     both = np.stack([outer, inner], 1)  # (N, 2, H, W)
     both = np.concatenate([both, both[..., ::-1]])
     data = both[:, :, domain].reshape(len(both), -1).astype(np.float64)  # (2N, 2P)
+    modes = min(modes, len(outer))
     known = np.isfinite(data)
     mean = np.nanmean(data, 0)
     filled = np.where(known, data, mean)
@@ -119,15 +126,11 @@ def posterior(
     values = np.stack([outer[model.domain], inner[model.domain]])  # (2, P)
     wanted = np.flatnonzero(missing)
 
-    k_known = _kernel(model, points, chosen, chosen)
-    k_known[np.diag_indices_from(k_known)] += np.repeat(np.square(model.noise_mm), len(chosen))
-    factor = linalg.cho_factor(k_known, lower=True, overwrite_a=True, check_finite=False)
-    difference = (values - model.mean)[:, chosen].reshape(-1)
-    cross = _kernel(model, points, wanted, chosen)  # (2P, 2C)
-    gain = linalg.cho_solve(factor, cross.T, check_finite=False).T  # (2P, 2C)
-    estimate = (model.mean[:, wanted].reshape(-1) + gain @ difference).reshape(2, -1)
-    variance = _prior_variance(model)[:, wanted].reshape(-1) - (gain * cross).sum(1)
-    deviation = model.inflation * np.sqrt(np.maximum(variance, 0.0)).reshape(2, -1)
+    straight = leading(model, LEADING_MODES)
+    estimate, gain, variance = _regression(straight, points, values, chosen, wanted)
+    curved = _regression(logarithmic(model), points, with_log_thickness(values), chosen, wanted)[0]
+    estimate = (estimate + without_log_thickness(curved)) / 2
+    deviation = model.inflation * np.sqrt(np.maximum(variance, 0.0))
     place = np.flatnonzero(model.domain.ravel())[wanted]
 
     fill = np.stack([outer, inner])[:, :, ::-1] if other is None else other
@@ -140,7 +143,7 @@ def posterior(
 
     sample_maps = np.zeros((0, 2, *model.domain.shape), np.float32)
     if draws is not None and len(draws):
-        samples = prior_samples(model, draws)  # (S, 2, P) deviations from the mean
+        samples = prior_samples(straight, draws)  # (S, 2, P) deviations from the mean
         correction = samples[:, :, chosen].reshape(len(draws), -1) @ gain.T
         moved = estimate + model.inflation * (samples[:, :, wanted] - correction.reshape(len(draws), 2, -1))
         sample_maps = np.stack([[image(m[0], outer, fill[0]), image(m[1], inner, fill[1])] for m in moved])
@@ -149,6 +152,54 @@ def posterior(
         image(deviation[0], np.zeros_like(outer), np.zeros_like(outer)),
         sample_maps[:, 0], sample_maps[:, 1],
     )
+
+
+def _regression(
+    model: DomeModel, points: np.ndarray, values: np.ndarray, chosen: np.ndarray, wanted: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Exact regression of the pixels `wanted` (W,) on `chosen` (C,): estimate (2, W), gain (2 W, 2 C), variance (2, W).
+
+    points : (P, 3) mm; values : (2, P), used at the chosen pixels.
+    """
+    k_known = _kernel(model, points, chosen, chosen)
+    k_known[np.diag_indices_from(k_known)] += np.repeat(np.square(model.noise_mm), len(chosen))
+    factor = linalg.cho_factor(k_known, lower=True, overwrite_a=True, check_finite=False)
+    difference = (values - model.mean)[:, chosen].reshape(-1)
+    cross = _kernel(model, points, wanted, chosen)  # (2W, 2C)
+    gain = linalg.cho_solve(factor, cross.T, check_finite=False).T
+    estimate = (model.mean[:, wanted].reshape(-1) + gain @ difference).reshape(2, -1)
+    variance = _prior_variance(model)[:, wanted].reshape(-1) - (gain * cross).sum(1)
+    return estimate, gain, variance.reshape(2, -1)
+
+
+def leading(model: DomeModel, count: int) -> DomeModel:
+    """The model with its first `count` modes; the variance of the others goes to the residual."""
+    left_out = (model.modes[count:] ** 2).sum(0)
+    return replace(model, modes=model.modes[:count], residual_mm=np.sqrt(model.residual_mm**2 + left_out))
+
+
+def with_log_thickness(radii: np.ndarray) -> np.ndarray:
+    """Radii (2, ...) in mm -> outer radius and outer radius - c - c log(thickness / c), c = THICKNESS_MM."""
+    outer, inner = radii
+    thickness = np.maximum(outer - inner, THINNEST_MM)
+    return np.stack([outer, outer - THICKNESS_MM * (1 + np.log(thickness / THICKNESS_MM))])
+
+
+def without_log_thickness(values: np.ndarray) -> np.ndarray:
+    """Undoes with_log_thickness: (2, ...) -> radii (2, ...) in mm."""
+    outer, other = values
+    return np.stack([outer, outer - THICKNESS_MM * np.exp((outer - other) / THICKNESS_MM - 1)])
+
+
+def logarithmic(model: DomeModel) -> DomeModel:
+    """The model of with_log_thickness(radii), to first order in the deviations from the mean."""
+    slope = THICKNESS_MM / np.maximum(model.mean[0] - model.mean[1], THINNEST_MM)  # (P,)
+    modes = np.stack([model.modes[:, 0], (1 - slope) * model.modes[:, 0] + slope * model.modes[:, 1]], 1)
+    outer, inner = model.residual_mm
+    coupling = float(np.dot(model.shares, model.couplings))
+    squared = ((1 - slope) * outer) ** 2 + (slope * inner) ** 2 + 2 * coupling * slope * (1 - slope) * outer * inner
+    residual = np.stack([outer, np.sqrt(np.maximum(squared, 1e-4))])
+    return replace(model, mean=with_log_thickness(model.mean), modes=modes, residual_mm=residual)
 
 
 def extended(image: np.ndarray) -> np.ndarray:
@@ -235,7 +286,7 @@ def noise_grid(length_mm: float) -> Grid:
 def draw_numbers(model: DomeModel, generator: np.random.Generator) -> np.ndarray:
     """Standard normal numbers for one prior sample: (n,), for the modes and two channels of each kernel's noise."""
     noise = sum(2 * int(np.prod(noise_grid(length).shape)) for length in model.lengths_mm)
-    return generator.standard_normal(len(model.modes) + noise)
+    return generator.standard_normal(min(len(model.modes), LEADING_MODES) + noise)
 
 
 def prior_samples(model: DomeModel, draws: np.ndarray) -> np.ndarray:

@@ -50,6 +50,8 @@ from .subtraction import implant_from_field
 from .vault import VAULT_MAP
 
 POSE_POINTS = 30_000  # of the bone: with fewer, the pose depends on the order in which the file stores its axes
+MIRROR_REACH_MM = 60.0  # around the hole: bone on which its mirror image is laid
+MIRROR_POINTS = 6000  # of it
 WORST_RESIDUAL_MM = 2.5  # of the pose's registration; real skulls: up to 0.9
 
 
@@ -231,10 +233,24 @@ def prepare(
     patch = patch_around(outline, dome, hole.centre_head)
     channels = roi_channels(located.field, located.mirror_head, dome, outline, patch)
     other_side = mirrored_structures(
-        located.field, located.mirror_head, located.outer, located.inner, outline, patch, models.dome.domain
+        located.field, mirror_near(located, hole), located.outer, located.inner, outline, patch, models.dome.domain
     )
     clock.lap("patch")
     return Prepared(located, hole, dome, outline, patch, channels, other_side, tuple(notices))
+
+
+def mirror_near(located: Located, hole: Hole) -> np.ndarray:
+    """The reflection (4, 4), head frame, that lays the other side best onto the bone around the hole.
+
+    A face is symmetric piece by piece: about the whole head's plane an orbit may lie 3 mm off. With too little bone near
+    the hole it is the whole head's reflection.
+    """
+    surface = np.argwhere(np.abs(located.field) < HEAD_GRID.step / 2)[:, ::-1]
+    points = surface * HEAD_GRID.step + np.array(HEAD_GRID.low)
+    near = points[np.linalg.norm(points - hole.centre_head, axis=1) < MIRROR_REACH_MM]
+    if len(near) < MIRROR_POINTS // 10:
+        return located.mirror_head
+    return own_mirror(near[:: -(-len(near) // MIRROR_POINTS)], located.field, HEAD_GRID, located.mirror_head)
 
 
 def implant_region(skull: Skull, prepared: Prepared) -> NativeRegion:

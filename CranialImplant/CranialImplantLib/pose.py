@@ -137,16 +137,17 @@ def register(
     return matrix, float(np.median(np.abs(distance[near]))) if near.any() else float("inf")
 
 
-def own_mirror(points_head: np.ndarray, field: np.ndarray, grid: Grid) -> np.ndarray:
+def own_mirror(points_head: np.ndarray, field: np.ndarray, grid: Grid, start: np.ndarray = MIRROR) -> np.ndarray:
     """The reflection that lays a head's mirror image best onto the head itself: (4, 4), near MIRROR.
 
+    start : (4, 4) where the search begins, and what is returned where it finds nothing.
+
     points_head : (n, 3) bone points in mm; field : (K, J, I) signed mm to bone on `grid`. A head is not quite symmetric
-    about the atlas's plane; holes on one side count as outliers. A reflection that lies far from MIRROR is no find:
-    MIRROR is returned.
+    about the atlas's plane; holes on one side count as outliers. A reflection that lies far from MIRROR is no find.
     """
-    matrix, _ = register(points_head, field, grid, MIRROR, with_scale=False, steps=25, clip_mm=6.0)
+    matrix, _ = register(points_head, field, grid, start, with_scale=False, steps=25, clip_mm=6.0)
     shift = np.abs(matrix[:3, 3]).max()
-    return matrix if shift < 12.0 else MIRROR.copy()
+    return matrix if shift < 12.0 else start.copy()
 
 
 def reflected_points(points_head: np.ndarray, mirror_head: np.ndarray) -> np.ndarray:

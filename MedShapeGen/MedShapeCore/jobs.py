@@ -113,7 +113,7 @@ def explain(error: BaseException) -> tuple[int, MedShapeError]:
         return EXIT_CANCELLED, error if isinstance(error, Cancelled) else Cancelled()
     if isinstance(error, MemoryError):
         return 3, FailedResult("memory", "There was not enough memory.", "Close other programs or ask for less.")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return 3, FailedResult("disk-full", f"The disk is full ({error}).", "Free some space and run again.")
     if isinstance(error, MedShapeError):
         return 1, error

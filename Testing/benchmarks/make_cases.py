@@ -2,6 +2,8 @@
 
     python make_cases.py --tools TOOLS --skulls SKULLS --out CASES                    the 15 validation skulls, 30 cases
     python make_cases.py ... --ids 004 009 --kind real                                their real holes only
+    python make_cases.py ... --kind every                                             all five frozen holes of each, 75 cases
+    python make_cases.py ... --kind real --slices 2.5                                 as if scanned with slices 2.5 mm apart
 
 TOOLS holds skull_pack.py (read_case) and validation_holes.py (PLACES, cut); SKULLS holds NNN.npz.xz, and its parent
 skullfix.csv with the columns id and split. Each skull gives its real hole (place "skullfix") and one frozen hole:
@@ -21,7 +23,7 @@ from types import ModuleType
 import numpy as np
 from MedShapeCore.volumes import Volume, write_volume
 
-KINDS = ("both", "real", "frozen")
+KINDS = ("both", "real", "frozen", "every")
 REAL_PLACE = "skullfix"
 
 
@@ -56,18 +58,31 @@ def cases_of(tools: Path, skulls: Path, ids: Sequence[str], kind: str) -> Iterat
     for number, skull in enumerate(sorted(ids)):
         labels, geometry = pack.read_case(str(skulls / f"{skull}.npz.xz"))
         matrix = matrix_of(geometry)
-        if kind != "frozen":
+        if kind in ("both", "real"):
             yield skull, REAL_PLACE, Volume(labels, matrix)
-        if kind != "real":
-            place = places[number % len(places)]
+        chosen = {"real": [], "every": places}.get(kind, [places[number % len(places)]])
+        for place in chosen:
             yield skull, place, Volume(holes.cut(labels > 0, geometry, skull, place), matrix)
 
 
-def write_cases(tools: Path, skulls: Path, ids: Sequence[str], kind: str, out: Path) -> list[dict[str, str]]:
+def thinned(volume: Volume, slices_mm: float) -> Volume:
+    """The volume's slices nearest to every `slices_mm` along k, bone and truth alike: what a coarse scan would hold."""
+    step_mm = float(volume.spacing_mm[2])
+    places = np.arange(0, volume.array.shape[0] - 0.5, slices_mm / step_mm)
+    matrix = volume.ijk_to_lps.copy()
+    matrix[:3, 2] *= slices_mm / step_mm
+    return Volume(volume.array[np.round(places).astype(int)], matrix)
+
+
+def write_cases(
+    tools: Path, skulls: Path, ids: Sequence[str], kind: str, out: Path, slices_mm: float | None = None
+) -> list[dict[str, str]]:
     """Writes PLACE__SKULL.nrrd for every case and cases.csv; returns its rows."""
     out.mkdir(parents=True, exist_ok=True)
     rows = []
     for skull, place, volume in cases_of(tools, skulls, ids, kind):
+        if slices_mm:
+            volume = thinned(volume, slices_mm)
         row = {"file": f"{place}__{skull}.nrrd", "skull": skull, "place": place}
         write_volume(out / row["file"], volume)
         rows.append(row | {"implant_ml": f"{(volume.array == 2).sum() * volume.voxel_ml:.2f}"})
@@ -87,9 +102,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--split", default="validation", help="which ids of skullfix.csv (default: %(default)s)")
     parser.add_argument("--ids", nargs="+", metavar="ID", help="these skulls, in place of a split")
     parser.add_argument("--kind", choices=KINDS, default="both", help="which holes (default: %(default)s)")
+    parser.add_argument("--slices", type=float, metavar="MM", help="keep slices so far apart (default: all)")
     args = parser.parse_args(argv)
     ids = args.ids or ids_of_split(args.skulls.parent / "skullfix.csv", args.split)
-    rows = write_cases(args.tools, args.skulls, ids, args.kind, args.out)
+    rows = write_cases(args.tools, args.skulls, ids, args.kind, args.out, args.slices)
     print(f"{len(rows)} cases of {len(ids)} skulls in {args.out}")
     return 0
 

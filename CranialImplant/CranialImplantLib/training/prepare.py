@@ -8,7 +8,6 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,13 @@ import numpy as np
 import torch
 from MedShapeCore.errors import FailedResult, RefusedInput
 from safetensors.torch import save_file
-from scipy import ndimage
 
-from ..defect import RIM_PIXELS
-from ..dome import DomeModel, draw_numbers, fit_dome_model, posterior
-from .cases import CASE_FILES, folded_models, vault_domain, vault_maps, write_numbered_cases
+from ..dome import DomeModel, fit_dome_model
+from .cases import CASE_FILES, folded_models, whole_maps, write_numbered_cases
 from .pack import PackedSkull
 
-MIN_COMPLETE = 30  # a quarter fewer, each also mirrored, must carry the shape model's 40 modes
+MIN_COMPLETE = 30  # a quarter fewer, each also mirrored, must carry the shape model's modes
 TELL_SECONDS = 20.0
-FILL_INFLATION = 1.6  # of a filled hole's deviation: the model's z-score on skulls it never saw
 
 
 def enough_complete(skulls: list[PackedSkull]) -> list[PackedSkull]:
@@ -84,36 +80,12 @@ def _work(
 
 
 def save_dome(skulls: list[PackedSkull], path: Path) -> Path:
-    """Fits the shape model to the complete skulls, then once more with the others, and writes it as safetensors.
-
-    The hole that a skull came with is filled by a sample of the first model's posterior: its mean would teach the
-    second model that all heads are average there.
-    """
-    outer, inner = vault_maps(enough_complete(skulls))
-    domain = vault_domain(outer)
-    model = fit_dome_model(outer, inner, domain)
-    others = [s for s in skulls if not s.complete]
-    if others:
-        maps = filled_maps(replace(model, inflation=FILL_INFLATION), *vault_maps(others, np.nanmedian(outer, 0)))
-        model = fit_dome_model(np.concatenate([outer, maps[0]]), np.concatenate([inner, maps[1]]), domain)
+    """Fits the shape model to all skulls, their own holes filled, and writes it as safetensors."""
+    enough_complete(skulls)
+    model = fit_dome_model(*whole_maps(skulls))
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(dome_tensors(model), path)
     return path
-
-
-def filled_maps(model: DomeModel, outer: np.ndarray, inner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Maps (N, H, W) in mm whose holes within the model's domain hold one posterior sample each."""
-    generator = np.random.default_rng(0)
-    filled_outer, filled_inner = [], []
-    for o, i in zip(outer, inner, strict=True):
-        gone = ndimage.binary_opening(~np.isfinite(o) & model.domain)
-        gone = ndimage.binary_dilation(gone, iterations=RIM_PIXELS)
-        draws = draw_numbers(model, generator)[None]
-        dome = posterior(model, np.where(gone, np.nan, o), np.where(gone, np.nan, i), gone, draws)
-        inside = gone & model.domain
-        filled_outer.append(np.where(inside, dome.sample_outer[0], o))
-        filled_inner.append(np.where(inside, dome.sample_inner[0], i))
-    return np.stack(filled_outer), np.stack(filled_inner)
 
 
 def dome_tensors(model: DomeModel) -> dict[str, torch.Tensor]:
