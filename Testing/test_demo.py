@@ -9,7 +9,7 @@ import pytest
 import torch
 from CranialImplantLib.head import HEAD_GRID
 from CranialImplantLib.models import WEIGHTS, load_models
-from CranialImplantLib.pipeline import Located, locate, side_of
+from CranialImplantLib.preparation import Located, locate, side_of
 from CranialImplantLib.skull import Skull, load_skull
 from CranialImplantLib.training import demo_skull
 from CranialImplantLib.training.demo_skull import Known

@@ -10,7 +10,8 @@ import pytest
 import torch
 from MedShapeCore.errors import FailedResult, OptionError, RefusedInput
 from MedShapeGenLib import pca_baseline, set_metrics, shape_metrics
-from MedShapeGenLib.benchmark import BenchmarkOptions, run
+from MedShapeGenLib.benchmark import run
+from MedShapeGenLib.benchmark_shapes import BenchmarkOptions
 from MedShapeGenLib.benchmark_table import bars_text, markdown, over_categories, summarized
 from MedShapeGenLib.decoding import DecodeOptions, decode_surface
 from MedShapeGenLib.shapes import surface_points

@@ -271,7 +271,9 @@ def test_prepare_and_benchmark_pass_their_options(monkeypatch, capsys):
     assert (named["processes"], named["seed"]) == (2, 1)
 
     run = {"run": lambda *given, **named: calls.append((given, named)) or "| table |"}
-    stand_in(monkeypatch, "benchmark", **run, BenchmarkOptions=types.SimpleNamespace, WEIGHTS=Path("bundled"))
+    stand_in(monkeypatch, "benchmark", **run)
+    stand_in(monkeypatch, "benchmark_shapes", BenchmarkOptions=types.SimpleNamespace)
+    stand_in(monkeypatch, "models", WEIGHTS=Path("bundled"))
     words = "benchmark pack -o out --category kidney --split test --seed 2 --device cpu"
     words += " --table reconstruction --shapes 3 --no-baseline --weights w"
     assert cli.main(words.split()) == 0

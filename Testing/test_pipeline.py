@@ -6,26 +6,22 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from CranialImplantLib import defect, pipeline
+from CranialImplantLib import defect, preparation
 from CranialImplantLib.head import HEAD_GRID
 from CranialImplantLib.members import SHARED, network_field, shared_correction
 from CranialImplantLib.models import WEIGHTS, load_models
 from CranialImplantLib.options import ImplantOptions
 from CranialImplantLib.pipeline import (
     QUALITIES,
-    Clock,
-    Located,
     describe_hole,
     generate_implants,
     member_draws,
     member_solid,
-    mirror_near,
     missing_points,
-    prepare,
     refined_field,
-    side_of,
 )
 from CranialImplantLib.pose import MIRROR, HeadPose
+from CranialImplantLib.preparation import Clock, Located, mirror_near, prepare, side_of
 from CranialImplantLib.skull import Skull, load_skull
 from CranialImplantLib.vault import VAULT_MAP
 from MedShapeCore.distance import signed_distance
@@ -286,7 +282,7 @@ def test_holes_are_chosen_by_point_box_and_number(models, monkeypatch):
     box = (*(middle - 15), *(middle + 15))
     by_default = prepare(skull, options(), models, None)
     assert by_default.hole.centre_head[0] < -30 and [n.code for n in by_default.notices] == ["several-holes"]
-    monkeypatch.setattr(pipeline, "locate", lambda *_: by_default.located)  # looked for once, not six times
+    monkeypatch.setattr(preparation, "locate", lambda *_: by_default.located)  # looked for once, not six times
     for chosen in ({"point_lps": tuple(middle)}, {"roi_lps": box}, {"hole": 2}):
         found = prepare(skull, options(**chosen), models, None)
         place = found.located.pose.to_lps(found.hole.centre_head[None])[0]
@@ -355,7 +351,7 @@ def test_a_graphics_card_without_memory_hands_over_to_the_processor(case, models
             raise torch.OutOfMemoryError("no room")
         raise Cancelled
 
-    monkeypatch.setattr(pipeline, "locate", located)
+    monkeypatch.setattr(preparation, "locate", located)
     with pytest.raises(Cancelled):
         generate_implants(case.skull, options(members=1), models=small)
     assert len(tried) == 2 and tried[1].device.type == "cpu"

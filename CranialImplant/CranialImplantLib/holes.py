@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from .contours import level_lines
 from .dome import extended
-from .pipeline import Located, side_of
+from .preparation import Located, side_of
 from .vault import VAULT_MAP
 
 

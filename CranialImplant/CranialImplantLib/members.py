@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,13 +16,9 @@ from .head import FIELD_LIMIT_MM
 from .models import Models
 from .options import ImplantOptions
 from .pose import HeadPose
+from .preparation import Prepared, Progress, silent
 from .roi import NativeRegion, Patch, surface_normals, surface_rays
 from .voxelization import indicator
-
-if TYPE_CHECKING:
-    from .pipeline import Prepared
-
-Progress = Callable[..., None]
 
 SHARED = 0.5  # of the correction that all members share; on the development skulls 0.4 to 1 do equally well
 
@@ -39,10 +33,6 @@ class Quality:
 
 
 QUALITIES = {"best": Quality(8, 1.5, 2.0), "fast": Quality(8, 2.0, 2.5)}
-
-
-def silent(stage: str, fraction: float, event: dict | None = None) -> None:
-    """The progress callback that tells nobody."""
 
 
 def member_draws(models: Models, seed: int, members: int) -> np.ndarray:

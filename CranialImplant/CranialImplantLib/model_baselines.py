@@ -15,7 +15,7 @@ from .dome import DomeModel, extended
 from .head import FIELD_LIMIT_MM
 from .members import native_field, refined_field
 from .models import Models
-from .pipeline import Prepared
+from .preparation import Prepared
 from .roi import NativeRegion, region_points, shell_field
 from .subtraction import implant_from_field
 

@@ -148,7 +148,7 @@ def handle_holes(request: dict, folder: Path, progress: Progress) -> dict:
 
     from CranialImplantLib.holes import views_of
     from CranialImplantLib.models import load_models
-    from CranialImplantLib.pipeline import locate
+    from CranialImplantLib.preparation import locate
     from CranialImplantLib.skull import load_skull
 
     progress("reading the skull", 0.0)

@@ -12,6 +12,7 @@ import numpy as np
 from MedShapeCore.errors import FailedResult
 from scipy.spatial import cKDTree
 
+from .benchmark_shapes import HELD_OUT, BenchmarkOptions, packed_surface
 from .categories import CATEGORIES, Category
 from .features import POINTS as FEATURE_POINTS
 from .generate import sample_shapes
@@ -24,7 +25,6 @@ from .shapes import Shape, surface_points
 from .solid import failed_checks, figures_of
 
 if TYPE_CHECKING:
-    from .benchmark import BenchmarkOptions
     from .training.shape_pack import PackedCategory
 
 Row = dict[str, Any]
@@ -36,8 +36,6 @@ def generation_rows(
     models: ShapeModels, category: PackedCategory, baseline: PcaModel | None, options: BenchmarkOptions, weights: Path
 ) -> list[Row]:
     """The category's row, or none where the model does not know it or there are fewer than two real shapes."""
-    from .benchmark import HELD_OUT, packed_surface
-
     kind = next((c for c in CATEGORIES if c.name == category.name), None)
     chosen = category.of(*HELD_OUT)
     if options.generated is not None and len(chosen) > options.generated:

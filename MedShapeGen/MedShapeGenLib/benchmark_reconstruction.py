@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from MedShapeCore.errors import FailedResult
 
+from .benchmark_shapes import BenchmarkOptions, packed_grid, packed_surface
 from .categories import CATEGORIES
 from .models import ShapeModels
 from .pca_baseline import PcaModel, grid_surface
@@ -17,7 +18,6 @@ from .shape_metrics import CLOUD, Surface, branch_ends, even_points, reconstruct
 from .shapes import Shape
 
 if TYPE_CHECKING:
-    from .benchmark import BenchmarkOptions
     from .training.shape_pack import PackedCategory
 
 Row = dict[str, Any]
@@ -28,8 +28,6 @@ def reconstruction_rows(
     models: ShapeModels, category: PackedCategory, baseline: PcaModel | None, options: BenchmarkOptions
 ) -> list[Row]:
     """One row per shape of the split: figures of the model, `pca_` figures of the baseline, `true_` of the shape itself."""
-    from .benchmark import packed_grid, packed_surface
-
     organs = [kind.name for kind in CATEGORIES if not kind.tubular]  # of the others the branches are counted
     rows = []
     for index in category.of(options.split)[: options.shapes]:

@@ -138,8 +138,9 @@ def benchmark_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def benchmark(args: argparse.Namespace) -> int:
-    from .benchmark import WEIGHTS, BenchmarkOptions
     from .benchmark import run as run_benchmark
+    from .benchmark_shapes import BenchmarkOptions
+    from .models import WEIGHTS
 
     options = BenchmarkOptions(
         categories=None if args.category is None else tuple(args.category), split=args.split,

@@ -22,7 +22,8 @@ import torch  # noqa: E402
 from CranialImplantLib.ensemble import ImplantEnsemble, placed  # noqa: E402
 from CranialImplantLib.models import Models, load_models  # noqa: E402
 from CranialImplantLib.options import ImplantOptions  # noqa: E402
-from CranialImplantLib.pipeline import generate_implants, locate  # noqa: E402
+from CranialImplantLib.pipeline import generate_implants  # noqa: E402
+from CranialImplantLib.preparation import locate  # noqa: E402
 from CranialImplantLib.skull import Skull  # noqa: E402
 from CranialImplantLib.training import pack as packs  # noqa: E402
 from CranialImplantLib.training.pack import find_sources, read_source  # noqa: E402
