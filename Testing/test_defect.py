@@ -6,6 +6,7 @@ from CranialImplantLib.defect import (
     FINE_MAP,
     MIN_AREA_CM2,
     choose_hole,
+    find_gaps,
     find_holes,
     fine_outline,
     vault_bone,
@@ -125,6 +126,22 @@ def test_a_hole_is_chosen_by_number_point_or_box(three):
 def test_a_skull_without_a_hole_is_refused():
     error = refusal(choose_hole, [], None, None, None)
     assert error.code == "no-hole" and error.message == "This skull has no hole in the vault larger than 3 cm2."
+
+
+def test_a_small_hole_is_closed_only_where_a_person_points_at_it():
+    gaps = find_gaps(shell_bone(((LEFT, 9.0),)), MODEL, SURE)
+    assert [gap.faint for gap in gaps] == [True] and find_holes(shell_bone(((LEFT, 9.0),)), MODEL, SURE) == []
+    assert refusal(choose_hole, gaps, None, None, None).code == "no-hole"
+    assert refusal(choose_hole, gaps, 1, None, None).code == "no-hole"
+    there = gaps[0].centre_head
+    assert choose_hole(gaps, None, there, None)[0] is gaps[0]
+    assert choose_hole(gaps, None, None, there + np.eye(3) * 5)[0] is gaps[0]
+    assert refusal(choose_hole, gaps, None, -there, None).code == "no-hole-there"
+    both = find_gaps(shell_bone(((LEFT, 9.0), (TOP, 20.0))), MODEL, SURE)
+    assert choose_hole(both, None, None, None) == (both[0], []) and not both[0].faint
+    assert choose_hole(both, None, there, None)[0] is both[1]
+    wide = np.concatenate([both[0].centre_head[None], there[None]])
+    assert choose_hole(both, None, None, wide)[0] is both[0]  # a box around both means the sure one
 
 
 def test_a_point_or_box_without_a_hole_is_refused(three):

@@ -291,6 +291,16 @@ def test_holes_are_chosen_by_point_box_and_number(models, monkeypatch):
     assert refusal(prepare, skull, options(hole=9), models, None).code == "hole-number"
 
 
+def test_a_point_in_a_hole_that_is_too_small_to_be_found_closes_it(models):
+    small = shell_case(SPACING_MM, (Hole((-1.0, 0.3, 0.6), 9.0),))
+    gone = small.complete & ~small.skull.mask
+    middle = lps_from_ijk(small.skull.ijk_to_lps, np.argwhere(gone).mean(0)[None])[0]
+    pointed = generate_implants(small.skull, options(members=1, point_lps=tuple(middle)), models=models)
+    truth, implant = gone[pointed.box], pointed.implants[0]
+    assert 2 * (truth & implant).sum() / (truth.sum() + implant.sum()) > 0.85
+    assert pointed.report["hole"]["area_cm2"] < 3.0
+
+
 def test_a_complete_skull_is_refused(models):
     case = shell_case(2.5)
     points = head_points(case.complete.shape, case.skull.ijk_to_lps)

@@ -24,6 +24,7 @@ RIM_PIXELS = 2  # pixels around a hole whose radii measure the cut's edge, not t
 MIN_AREA_CM2 = 3.0  # smaller gaps are burr holes, sutures or thin bone
 SURE_AREA_CM2 = 6.0  # from here on a hole needs no support by the look: complete skulls show none
 MIN_SUPPORT = 0.1
+FAINT_AREA_CM2 = 1.0  # smallest gap that is a hole where a person points at it
 SUNKEN_MM = 8.0  # below the domain a ray is missing where its bone lies this much deeper than on the other side
 POINT_REACH_MM = 25.0  # how far from a hole the user's point may lie
 BOX_REACH_MM = 10.0  # and the user's box
@@ -41,6 +42,7 @@ class Hole:
     area_cm2: float
     centre_head: np.ndarray  # (3,) on the expected outer surface, mm
     support: float  # mean probability of missing bone in the whole-head look
+    faint: bool = False  # too small, or too little supported, to be a hole unless a person says so
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,12 @@ def vault_bone(
 
 
 def find_holes(bone: VaultBone, model: DomeModel, missing_probability: np.ndarray) -> list[Hole]:
-    """All holes of the vault, largest first; none gives an empty list.
+    """All holes of the vault that are sure, largest first; none gives an empty list. See find_gaps."""
+    return [gap for gap in find_gaps(bone, model, missing_probability) if not gap.faint]
+
+
+def find_gaps(bone: VaultBone, model: DomeModel, missing_probability: np.ndarray) -> list[Hole]:
+    """All holes of the vault, largest first, those that are faint at the end; none gives an empty list.
 
     missing_probability : (H, W) on VAULT_MAP, the look's opinion in the bone along each ray.
     """
@@ -97,15 +104,16 @@ def find_holes(bone: VaultBone, model: DomeModel, missing_probability: np.ndarra
         pixels = labels == n
         area = float(pixel_cm2[pixels].sum())
         support = float(missing_probability[pixels].mean())
-        if area < MIN_AREA_CM2 or (support < MIN_SUPPORT and area < SURE_AREA_CM2):
+        if area < FAINT_AREA_CM2:
             continue
+        faint = area < MIN_AREA_CM2 or (support < MIN_SUPPORT and area < SURE_AREA_CM2)
         pixels = with_lower_part(pixels, bone, model.domain)
         area = float(pixel_cm2[pixels].sum())
         surface = directions[pixels] * bone.expected[pixels][:, None]
         middle = np.average(surface, 0, pixel_cm2[pixels])
         centre = middle / np.linalg.norm(middle) * float(np.median(bone.expected[pixels]))
-        holes.append(Hole(pixels, area, centre, support))
-    return sorted(holes, key=lambda h: -h.area_cm2)
+        holes.append(Hole(pixels, area, centre, support, faint))
+    return sorted(holes, key=lambda h: (h.faint, -h.area_cm2))
 
 
 def with_lower_part(pixels: np.ndarray, bone: VaultBone, domain: np.ndarray) -> np.ndarray:
@@ -124,38 +132,26 @@ def with_lower_part(pixels: np.ndarray, bone: VaultBone, domain: np.ndarray) -> 
 
 
 def choose_hole(
-    holes: list[Hole], number: int | None, point_head: np.ndarray | None, box_head: np.ndarray | None
+    gaps: list[Hole], number: int | None, point_head: np.ndarray | None, box_head: np.ndarray | None
 ) -> tuple[Hole, list[Notice]]:
-    """The hole to close: the largest, or the one the user means.
+    """The hole to close: the largest, or the one the user means, who may mean a faint one where there is no other.
 
-    number : 1 = largest; point_head : (3,) mm, a point in or near it; box_head : (n, 3) mm, points that fill the
-    user's box. A point goes before a box, a box before a number.
+    gaps : see find_gaps; number : 1 = largest; point_head : (3,) mm, a point in or near it; box_head : (n, 3) mm, points
+    that fill the user's box. A point goes before a box, a box before a number.
     Raises RefusedInput where there is no hole, none at the point or in the box, or no such number.
     """
-    if not holes:
+    holes = [gap for gap in gaps if not gap.faint]
+    placed = point_head is not None or box_head is not None
+    if not (gaps if placed else holes):
         raise RefusedInput(
             "no-hole", f"This skull has no hole in the vault larger than {MIN_AREA_CM2:.0f} cm2.",
-            "Check that the right segment was chosen; a skull whose hole was closed by a segmentation program must be "
-            "segmented again.",
+            "Check that the right segment was chosen, or give a point in a smaller hole; a skull whose hole was closed by a "
+            "segmentation program must be segmented again.",
         )
     if point_head is not None:
-        distance = [_distance_mm(h, point_head[None]) for h in holes]
-        if min(distance) > POINT_REACH_MM:
-            raise RefusedInput(
-                "no-hole-there",
-                f"There is no hole within {POINT_REACH_MM:.0f} mm of the given point; the nearest is "
-                f"{min(distance):.0f} mm away.",
-                "Place the point in the middle of the defect.",
-            )
-        return holes[int(np.argmin(distance))], []
+        return _at(gaps, point_head[None], POINT_REACH_MM), []
     if box_head is not None:
-        distance = [_distance_mm(h, box_head) for h in holes]
-        if min(distance) > BOX_REACH_MM:
-            raise RefusedInput(
-                "no-hole-there", "There is no hole in the given region.", "Draw the region around the defect."
-            )
-        near = [h for h, d in zip(holes, distance, strict=True) if d <= BOX_REACH_MM]
-        return near[0], []
+        return _at(gaps, box_head, BOX_REACH_MM), []
     if number is not None:
         if number > len(holes):
             found = "1 hole was" if len(holes) == 1 else f"{len(holes)} holes were"
@@ -171,6 +167,22 @@ def choose_hole(
             "Choose another one by its number, a point or a region.",
         ))
     return holes[0], notices
+
+
+def _at(gaps: list[Hole], points_head: np.ndarray, reach_mm: float) -> Hole:
+    """The hole at points (n, 3) mm: of one point the nearest, of a box the largest, a faint one where no other is there."""
+    distance = np.array([_distance_mm(gap, points_head) for gap in gaps])
+    faint = np.array([gap.faint for gap in gaps])
+    for near in (np.flatnonzero((distance <= reach_mm) & ~faint), np.flatnonzero((distance <= reach_mm) & faint)):
+        if len(near):
+            return gaps[near[int(np.argmin(distance[near]))] if len(points_head) == 1 else near[0]]
+    if len(points_head) > 1:
+        raise RefusedInput("no-hole-there", "There is no hole in the given region.", "Draw the region around the defect.")
+    raise RefusedInput(
+        "no-hole-there",
+        f"There is no hole within {reach_mm:.0f} mm of the given point; the nearest is {distance.min():.0f} mm away.",
+        "Place the point in the middle of the defect.",
+    )
 
 
 def _distance_mm(hole: Hole, points_head: np.ndarray) -> float:

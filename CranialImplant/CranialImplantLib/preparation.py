@@ -11,7 +11,7 @@ from MedShapeCore.errors import FailedResult, RefusedInput
 from MedShapeCore.notices import Notice
 from scipy import ndimage
 
-from .defect import HALF_THICKNESS_MM, RIM_PIXELS, Hole, Outline, choose_hole, find_holes, fine_outline, vault_bone
+from .defect import HALF_THICKNESS_MM, RIM_PIXELS, Hole, Outline, choose_hole, find_gaps, fine_outline, vault_bone
 from .dome import Dome, posterior
 from .head import HEAD_GRID, head_field
 from .look import head_centre, look, look_input, look_matrix, similarity_from_look
@@ -57,7 +57,12 @@ class Located:
     outer: np.ndarray  # (H, W) mm on VAULT_MAP
     inner: np.ndarray
     other: np.ndarray  # (2, H, W) mm, see VaultBone
-    holes: list[Hole]
+    gaps: list[Hole]  # see find_gaps
+
+    @property
+    def holes(self) -> list[Hole]:
+        """Those that are sure, largest first."""
+        return [gap for gap in self.gaps if not gap.faint]
 
 
 @dataclass(frozen=True)
@@ -109,9 +114,9 @@ def locate(skull: Skull, models: Models, progress: Progress = silent, clock: Clo
     look_index = np.linalg.inv(frame) @ pose.lps_from_head
     index = (rays @ look_index[:3, :3].T + look_index[:3, 3])[..., ::-1]
     opinion = ndimage.map_coordinates(missing, np.moveaxis(index, -1, 0), order=1, mode="constant", output=np.float32)
-    holes = find_holes(bone, models.dome, opinion)
+    gaps = find_gaps(bone, models.dome, opinion)
     clock.lap("hole")
-    return Located(pose, mirror, field, bone.outer, bone.inner, bone.other, holes)
+    return Located(pose, mirror, field, bone.outer, bone.inner, bone.other, gaps)
 
 
 def prepare(
@@ -121,9 +126,9 @@ def prepare(
     """Everything the members share: pose, hole, first guess with its samples, patch and channels."""
     clock = clock or Clock()
     located = locate(skull, models, progress, clock)
-    hole, notices = choose_hole(located.holes, options.hole, *_place_head(options, located.pose))
+    hole, notices = choose_hole(located.gaps, options.hole, *_place_head(options, located.pose))
     progress("guessing the dome", 0.32)
-    gone = ndimage.binary_dilation(np.any([h.pixels for h in located.holes], 0), iterations=RIM_PIXELS)
+    gone = ndimage.binary_dilation(np.any([h.pixels for h in (*located.holes, hole)], 0), iterations=RIM_PIXELS)
     outer, inner = (np.where(gone, np.nan, image) for image in (located.outer, located.inner))
     dome = posterior(models.dome, outer, inner, gone, draws, located.other)
     clock.lap("first guess")
