@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+from cmake_lists import ROOT
 from CranialImplantLib.defect import (
+    BOX_REACH_MM,
     FINE_MAP,
     MIN_AREA_CM2,
+    POINT_REACH_MM,
     choose_hole,
     find_gaps,
     find_holes,
@@ -213,3 +216,9 @@ def test_an_island_belongs_to_the_hole_and_another_hole_does_not():
     assert outline.missing[FINE_MAP.half, FINE_MAP.half]
     assert not outline.missing[angle_rad(FINE_MAP.directions(), TOP) * OUTER_MM > 34.0].any()
     assert fine_cm2(outline.missing) == pytest.approx(cap_cm2(30.0), rel=0.05)
+
+
+def test_the_panel_lets_a_point_lie_as_far_from_a_hole_as_the_engine():
+    """The panel cannot import the engine, so it has the two numbers of its own."""
+    panel = (ROOT / "MedShapeGen" / "MedShapeSlicer" / "holes.py").read_text(encoding="utf-8")
+    assert f"POINT_REACH_MM, BOX_REACH_MM = {POINT_REACH_MM}, {BOX_REACH_MM} " in panel

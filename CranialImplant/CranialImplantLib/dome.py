@@ -127,7 +127,9 @@ def posterior(
     wanted = np.flatnonzero(missing)
 
     straight = leading(model, LEADING_MODES)
-    estimate, gain, variance = _regression(straight, points, values, chosen, wanted)
+    estimate, factor, cross = _regression(straight, points, values, chosen, wanted)
+    gain = linalg.cho_solve(factor, cross.T, check_finite=False).T  # (2W, 2C)
+    variance = _prior_variance(straight)[:, wanted] - (gain * cross).sum(1).reshape(2, -1)
     curved = _regression(logarithmic(model), points, with_log_thickness(values), chosen, wanted)[0]
     estimate = (estimate + without_log_thickness(curved)) / 2
     deviation = model.inflation * np.sqrt(np.maximum(variance, 0.0))
@@ -156,20 +158,19 @@ def posterior(
 
 def _regression(
     model: DomeModel, points: np.ndarray, values: np.ndarray, chosen: np.ndarray, wanted: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Exact regression of the pixels `wanted` (W,) on `chosen` (C,): estimate (2, W), gain (2 W, 2 C), variance (2, W).
+) -> tuple[np.ndarray, tuple[np.ndarray, bool], np.ndarray]:
+    """Exact regression of the pixels `wanted` (W,) on `chosen` (C,).
 
-    points : (P, 3) mm; values : (2, P), used at the chosen pixels.
+    points : (P, 3) mm; values : (2, P) mm, used at the chosen pixels. Returns the estimate (2, W) in mm, the Cholesky
+    factor of the chosen pixels' covariance (2 C, 2 C) and the covariance (2 W, 2 C) of the wanted pixels with them.
     """
     k_known = _kernel(model, points, chosen, chosen)
     k_known[np.diag_indices_from(k_known)] += np.repeat(np.square(model.noise_mm), len(chosen))
     factor = linalg.cho_factor(k_known, lower=True, overwrite_a=True, check_finite=False)
     difference = (values - model.mean)[:, chosen].reshape(-1)
     cross = _kernel(model, points, wanted, chosen)  # (2W, 2C)
-    gain = linalg.cho_solve(factor, cross.T, check_finite=False).T
-    estimate = (model.mean[:, wanted].reshape(-1) + gain @ difference).reshape(2, -1)
-    variance = _prior_variance(model)[:, wanted].reshape(-1) - (gain * cross).sum(1)
-    return estimate, gain, variance.reshape(2, -1)
+    estimate = model.mean[:, wanted] + (cross @ linalg.cho_solve(factor, difference, check_finite=False)).reshape(2, -1)
+    return estimate, factor, cross
 
 
 def leading(model: DomeModel, count: int) -> DomeModel:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+
+# numbers of an OSError for want of room: on the disk, in the quota, in one file
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 class MedShapeError(Exception):
     """Base of all errors that are meant for people; `str()` gives the sentence."""

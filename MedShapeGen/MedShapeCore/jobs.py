@@ -22,7 +22,6 @@ The exit code says the same: 0 result, 2 refused, 3 failed, 4 cancelled, 1 crash
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
 import math
 import os
@@ -38,7 +37,7 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 from .delivery import deliver, open_partial
-from .errors import Cancelled, FailedResult, MedShapeError, RefusedInput
+from .errors import DISK_FULL, Cancelled, FailedResult, MedShapeError, RefusedInput
 
 PROTOCOL = 1
 KIND_OF_EXIT = {1: "crash", 2: "refused", 3: "failed", 4: "cancelled"}
@@ -113,7 +112,7 @@ def explain(error: BaseException) -> tuple[int, MedShapeError]:
         return EXIT_CANCELLED, error if isinstance(error, Cancelled) else Cancelled()
     if isinstance(error, MemoryError):
         return 3, FailedResult("memory", "There was not enough memory.", "Close other programs or ask for less.")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
         return 3, FailedResult("disk-full", f"The disk is full ({error}).", "Free some space and run again.")
     if isinstance(error, MedShapeError):
         return 1, error

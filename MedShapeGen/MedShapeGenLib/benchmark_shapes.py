@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from MedShapeCore.errors import OptionError
 
+from .options import TABLES
 from .pca_baseline import distance_grid
 from .training.shape_pack import PackedCategory
 
-TABLES = ("reconstruction", "generation")
 HELD_OUT = ("val", "test")
 
 

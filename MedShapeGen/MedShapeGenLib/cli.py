@@ -16,9 +16,8 @@ from MedShapeCore.delivery import delivered_whole
 from MedShapeCore.notices import Notice
 from MedShapeCore.terminal import NOTICE, Command, add_device, build_parser, progress_bar, run_command, say, tell
 
-from .options import CompleteOptions, GenerateOptions, InterpolateOptions, ReconstructOptions, RunOptions, SampleOptions
+from .options import TABLES, CompleteOptions, GenerateOptions, InterpolateOptions, ReconstructOptions, RunOptions, SampleOptions
 
-TABLES = ("reconstruction", "generation")  # of the benchmark, which is imported late
 SHAPE_FILES = "mesh: .stl .ply .obj .vtp; or mask: .nrrd .nii .nii.gz .seg.nrrd"
 SHOWN_FIGURES = (  # of `reconstruct` and `evaluate`: name in the report, words, format
     ("mean_mm", "mean distance between the surfaces", "{:.3f} mm"),

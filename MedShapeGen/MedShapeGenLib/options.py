@@ -8,6 +8,7 @@ from MedShapeCore.errors import OptionError
 
 MAX_COUNT = 200  # they are sampled as one batch
 SIDES = ("left", "right")
+TABLES = ("reconstruction", "generation")  # of the benchmark
 
 
 @dataclass(frozen=True, kw_only=True)

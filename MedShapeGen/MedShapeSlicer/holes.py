@@ -92,6 +92,7 @@ def placeProblem(place: Any, skull: Any, holes: list[dict]) -> str:
         name=name, distance=away
     )
 
+
 def centreOfHole(hole: dict) -> list[float]:
     """In RAS."""
     left, posterior, superior = hole["centre_lps"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import shutil
 import sys
@@ -14,14 +13,13 @@ from typing import Any
 
 import qt
 import slicer
-from MedShapeCore.errors import MedShapeError
+from MedShapeCore.errors import DISK_FULL, MedShapeError
 from slicer.i18n import tr as _
 
 from .process import WorkerProcess, WorkerProgram
 
 POLL_MS = 50
 LOADING = 0.03  # of a job, to bring its results into the scene
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room on the disk, in the quota, in one file
 Steps = Generator[tuple[str, float], None, Any]
 
 
@@ -72,7 +70,7 @@ class JobRunner:
             return
         except Exception as error:
             logging.exception("MedShapeGen: the job could not be started")
-            full = isinstance(error, OSError) and error.errno in FULL
+            full = isinstance(error, OSError) and error.errno in DISK_FULL
             hint = _("Free some space in the temporary folder {folder}.").format(folder=slicer.app.temporaryPath) if full else ""
             words = _("The calculation could not be started: {error}.").format(error=error)
             self._end({"kind": "failed", "code": "start", "message": words, "hint": hint})
