@@ -100,9 +100,9 @@ def benchmark(args: argparse.Namespace) -> int:
 def train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "stage", metavar="STAGE",
-        help="cases, dome, a network, or export; in this order. An unknown name lists them",
+        help="kernel, dome, cases, a network, or export; in this order. An unknown name lists them",
     )  # fmt: skip
-    parser.add_argument("--data", metavar="PACK", type=Path, help="made by the command pack; for cases, dome and look")
+    parser.add_argument("--data", metavar="PACK", type=Path, help="made by the command pack; for kernel, dome, cases and look")
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder of checkpoints, old and new")
     parser.add_argument("--minutes", metavar="M", type=float, default=60.0, help="wall-clock (default: %(default)s)")
     parser.add_argument("--weights", metavar="DIR", type=Path, help="for export: the folder to write")

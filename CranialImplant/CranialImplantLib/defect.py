@@ -20,7 +20,8 @@ from .head import FIELD_LIMIT_MM, HEAD_GRID
 from .pose import MIRROR, reflected_points
 from .vault import VAULT_MAP, MapGrid, cast
 
-RIM_PIXELS = 2  # pixels around a hole whose radii measure the cut's edge, not the skull
+RIM_PIXELS = 2  # pixels around a hole whose radii may measure the cut's wall, not the skull
+WALL_PIXELS = 1  # and those that surely do
 MIN_AREA_CM2 = 3.0  # smaller gaps are burr holes, sutures or thin bone
 SURE_AREA_CM2 = 6.0  # from here on a hole needs no support by the look: complete skulls show none
 MIN_SUPPORT = 0.1
@@ -248,3 +249,8 @@ def outline_distance(missing: np.ndarray, radius_mm: np.ndarray) -> np.ndarray:
         chord = tree.query(FINE_MAP.directions(), distance_upper_bound=reach)[0]
         distance = 2 * np.arcsin(np.minimum(chord / 2, 1.0)) * radius_mm
     return (np.minimum(distance, OUTLINE_MM) * np.where(missing, -1, 1)).astype(np.float32)
+
+
+def around_cut(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The pixels (H, W) bool to restore of a hole's pixels (H, W) bool, and those without a radius to go by."""
+    return tuple(ndimage.binary_dilation(pixels, iterations=n) for n in (RIM_PIXELS, WALL_PIXELS))

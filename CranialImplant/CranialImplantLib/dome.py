@@ -1,50 +1,51 @@
 """A statistical first guess of the missing dome: a Gaussian process over the vault map, and honest samples from it.
 
-Prior: outer and inner radius over the directions = mean + modes of many registered skulls and their mirror images + a
-local residual with a Gaussian kernel. Posterior given the bone around the hole: exact regression on the known pixels;
-samples by Matheron's rule (draw from the prior, then correct by the regression of what it misses at the known pixels).
-
-The regression is done twice and averaged: on the radii with the leading modes, and on outer radius and logarithm of the
-thickness with all modes. Their errors differ; on unseen skulls the average errs 5 % less than the better of the two.
+Prior: outer and inner radius over the directions = mean + modes of many registered skulls and their mirror images +
+local parts with Gaussian kernels of several lengths, all learned from skulls. Posterior given the bone around the hole:
+exact regression on the known pixels (`regression`); samples by Matheron's rule (draw from the prior, then correct by the
+regression of what it misses at the known pixels).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-from scipy import linalg, ndimage
+import torch
+from scipy import ndimage
 from scipy.spatial import cKDTree
+from torch import Tensor
 
 from .pose import Grid
+from .regression import Prior, regress
 from .vault import VAULT_MAP
 
-KNOWN_NEAR = 500  # known pixels used close to the hole
+KNOWN_NEAR = 800  # known pixels used close to the hole
+KNOWN_FIRST = 400  # the same to judge those beside the cut
 KNOWN_FAR = 200  # and elsewhere
 KNOWN_OPPOSITE = 250  # and on the other side, at the hole's mirror image
+AGREE = 1.0  # deviations by which a pixel beside the cut may make bone thinner than its surroundings tell
+FOREIGN_MM = 1.0  # and twice as many and this by which it may make it thicker
+DOUBTED_MM = 30.0  # noise of what does not agree
 NEAR_MM, OPPOSITE_MM = 32.0, 8.0
 HEAD_BOX_MM = ((-95.0, 95.0), (-120.0, 120.0), (-60.0, 115.0))  # x, y, z: every head's vault lies inside
 NOISE_STEP = 0.4  # of a noise grid, in kernel lengths
 NOISE_MARGIN = 2.0  # kernel lengths around the head
-LEADING_MODES = 40  # of the view on the radii
-THICKNESS_MM = 6.0  # where the logarithmic view has the same unit as the other
-THINNEST_MM = 0.8
 
 
 @dataclass(frozen=True)
 class DomeModel:
-    """The prior over vault maps; pixel lists refer to `domain`, channel 0 = outer, 1 = inner radius."""
+    """The prior over vault maps; pixel lists refer to `domain`, channel 0 = outer, 1 = inner radius. See Prior."""
 
     domain: np.ndarray  # (H, W) bool, where the model speaks
     mean: np.ndarray  # (2, P) mm
     modes: np.ndarray  # (Q, 2, P) mm per standard deviation
-    residual_mm: np.ndarray  # (2, P) standard deviation of what the modes leave
-    lengths_mm: tuple[float, float] = (60.0, 12.0)  # of the residual's two Gaussian kernels, long and short
-    shares: tuple[float, float] = (0.95, 0.05)  # of the residual's variance
-    couplings: tuple[float, float] = (0.8, 0.3)  # correlation of outer and inner residual
-    mirroring: float = 0.7  # correlation of the residual with that of the other side
-    noise_mm: tuple[float, float] = (0.2, 0.6)  # of a measured outer and inner radius: inside, bone is rough
-    inflation: float = 3.5  # of the posterior deviation, so that members of unseen skulls differ as much as they err
+    lengths_mm: np.ndarray  # (L,) of the local kernels
+    local_mm: np.ndarray  # (L, 2, P) standard deviation of their parts
+    couplings: np.ndarray  # (L,) correlation of outer and inner radius in them
+    mirrorings: np.ndarray  # (L,) and with the other side of the head
+    noise_mm: np.ndarray  # (2, P) of a measured radius: bone is rough, inside more than outside
+    inflation: float = 1.0  # of the posterior deviation
 
 
 @dataclass(frozen=True)
@@ -58,81 +59,38 @@ class Dome:
     sample_inner: np.ndarray  # (S, H, W)
 
 
-def fit_dome_model(
-    outer: np.ndarray, inner: np.ndarray, domain: np.ndarray, modes: int = 80, rounds: int = 4
-) -> DomeModel:
-    """Learns the prior from radius maps (N, H, W) in mm with NaN where unknown; each map is also used mirrored.
-
-    domain : (H, W) bool, symmetric, every pixel known in some map; no more than N modes are kept. Missing pixels are filled by the
-    model itself and the fit repeated (expectation-maximisation on the linear model).
-    """
-    both = np.stack([outer, inner], 1)  # (N, 2, H, W)
-    both = np.concatenate([both, both[..., ::-1]])
-    data = both[:, :, domain].reshape(len(both), -1).astype(np.float64)  # (2N, 2P)
-    modes = min(modes, len(outer))
-    known = np.isfinite(data)
-    mean = np.nanmean(data, 0)
-    filled = np.where(known, data, mean)
-    for _ in range(rounds):
-        mean = filled.mean(0)
-        centred = filled - mean
-        values, vectors = linalg.eigh(centred @ centred.T)
-        values = np.maximum(values, 1e-9 * values.max() + 1e-30)  # rounding leaves tiny negative ones
-        keep = np.argsort(values)[::-1][:modes]
-        basis = (vectors[:, keep].T @ centred) / np.sqrt(values[keep])[:, None]  # (Q, 2P) orthonormal
-        deviation = np.sqrt(values[keep] / len(centred))
-        loading = basis * deviation[:, None]
-        for n in np.flatnonzero(~known.all(1)):
-            part = loading[:, known[n]]
-            seen = part @ (data[n, known[n]] - mean[known[n]])
-            code = linalg.solve(part @ part.T + 0.5 * np.eye(modes), seen, assume_a="pos")
-            filled[n] = np.where(known[n], data[n], mean + code @ loading)
-    residual = centred - (centred @ basis.T) @ basis
-    # The sample residual is too small by the degrees of freedom the modes took.
-    shrink = np.sqrt(len(centred) / max(len(centred) - modes, 1))
-    size = int(domain.sum())
-    spread = np.sqrt((residual**2).mean(0)).reshape(2, size) * shrink
-    smooth = np.stack([_smooth_on(domain, s) for s in spread])
-    return DomeModel(
-        domain, mean.reshape(2, size).astype(np.float32), loading.reshape(-1, 2, size).astype(np.float32),
-        smooth.astype(np.float32),
-    )
-
-
-def _smooth_on(domain: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Values (P,) of the domain's pixels, averaged with their neighbours within the domain."""
-    image = np.zeros(domain.shape)
-    image[domain] = values
-    weight = ndimage.gaussian_filter(domain.astype(float), 2.0)
-    return (ndimage.gaussian_filter(image, 2.0) / np.maximum(weight, 1e-6))[domain]
-
-
 def posterior(
     model: DomeModel, outer: np.ndarray, inner: np.ndarray, hole: np.ndarray, draws: np.ndarray | None = None,
     other: np.ndarray | None = None,
 ) -> Dome:
-    """Regresses the whole map on what is known outside the hole.
+    """Regresses the whole map on what is known outside the hole and beside its cut.
 
-    outer, inner : (H, W) mm, NaN = unknown; hole : (H, W) bool, pixels to restore (never used as known);
+    outer, inner : (H, W) mm, NaN = unknown; hole : (H, W) bool, pixels to restore: the hole and some around it, whose rays
+    may meet the wall of the cut. Measured radii there count where they agree with the surroundings (`_agreeing`);
     draws : (S, n) standard normal numbers of S samples (see `draw_numbers`), None = no samples;
     other : (2, H, W) mm, the radii of the head's mirror image, which fill a hole below the domain; None = the maps
     mirrored about the head frame's own plane. No hole gives the maps as they are, no known pixel the prior.
     """
     points = mean_points(model)  # (P, 3) mm
-    finite = np.isfinite(outer[model.domain]) & np.isfinite(inner[model.domain])
+    measured = np.stack([outer[model.domain], inner[model.domain]]) - model.mean  # (2, P)
+    finite = np.isfinite(measured).all(0)
     missing = hole[model.domain]
-    usable = finite & ~missing
-    chosen = _choose_known(points, usable, missing, _priority(model.domain))
-    values = np.stack([outer[model.domain], inner[model.domain]])  # (2, P)
     wanted = np.flatnonzero(missing)
-
-    straight = leading(model, LEADING_MODES)
-    estimate, factor, cross = _regression(straight, points, values, chosen, wanted)
-    gain = linalg.cho_solve(factor, cross.T, check_finite=False).T  # (2W, 2C)
-    variance = _prior_variance(straight)[:, wanted] - (gain * cross).sum(1).reshape(2, -1)
-    curved = _regression(logarithmic(model), points, with_log_thickness(values), chosen, wanted)[0]
-    estimate = (estimate + without_log_thickness(curved)) / 2
-    deviation = model.inflation * np.sqrt(np.maximum(variance, 0.0))
+    with torch.inference_mode():
+        prior = prior_of(model)
+        seen = torch.from_numpy(np.where(finite, measured, 0.0).astype(np.float64))
+        usable = finite & ~missing
+        beside = torch.from_numpy(np.flatnonzero(finite & missing))
+        if len(beside):
+            chosen = torch.from_numpy(known_pixels(model.domain, points, usable, missing, KNOWN_FIRST))
+            first = regress(prior, seen[:, chosen], chosen, beside)
+            true = _agreeing(seen[:, beside] - first.deviation_mm, first.variance + prior.noise_mm[:, beside] ** 2)
+            prior.noise_mm[:, beside] = torch.where(true, prior.noise_mm[:, beside], DOUBTED_MM)
+            usable[beside[true.any(0)].numpy()] = True
+        chosen = torch.from_numpy(known_pixels(model.domain, points, usable, missing & ~usable))
+        solved = regress(prior, seen[:, chosen], chosen, torch.from_numpy(wanted))
+    estimate = model.mean[:, wanted] + solved.deviation_mm.numpy()
+    deviation = model.inflation * np.sqrt(np.maximum(solved.variance.numpy(), 0.0))
     place = np.flatnonzero(model.domain.ravel())[wanted]
 
     fill = np.stack([outer, inner])[:, :, ::-1] if other is None else other
@@ -145,8 +103,8 @@ def posterior(
 
     sample_maps = np.zeros((0, 2, *model.domain.shape), np.float32)
     if draws is not None and len(draws):
-        samples = prior_samples(straight, draws)  # (S, 2, P) deviations from the mean
-        correction = samples[:, :, chosen].reshape(len(draws), -1) @ gain.T
+        samples = prior_samples(model, draws)  # (S, 2, P) deviations from the mean
+        correction = samples[:, :, chosen.numpy()].reshape(len(draws), -1) @ solved.gain.numpy().T
         moved = estimate + model.inflation * (samples[:, :, wanted] - correction.reshape(len(draws), 2, -1))
         sample_maps = np.stack([[image(m[0], outer, fill[0]), image(m[1], inner, fill[1])] for m in moved])
     return Dome(
@@ -156,51 +114,21 @@ def posterior(
     )
 
 
-def _regression(
-    model: DomeModel, points: np.ndarray, values: np.ndarray, chosen: np.ndarray, wanted: np.ndarray
-) -> tuple[np.ndarray, tuple[np.ndarray, bool], np.ndarray]:
-    """Exact regression of the pixels `wanted` (W,) on `chosen` (C,).
+def _agreeing(excess_mm: Tensor, variance: Tensor) -> Tensor:
+    """(2, n) bool: radii that are bone's own, by what they exceed the expected ones, (2, n) mm, and its variance.
 
-    points : (P, 3) mm; values : (2, P) mm, used at the chosen pixels. Returns the estimate (2, W) in mm, the Cholesky
-    factor of the chosen pixels' covariance (2 C, 2 C) and the covariance (2 W, 2 C) of the wanted pixels with them.
+    The wall of a cut lies below the outer and above the inner table: it makes bone too thin, never too thick.
     """
-    k_known = _kernel(model, points, chosen, chosen)
-    k_known[np.diag_indices_from(k_known)] += np.repeat(np.square(model.noise_mm), len(chosen))
-    factor = linalg.cho_factor(k_known, lower=True, overwrite_a=True, check_finite=False)
-    difference = (values - model.mean)[:, chosen].reshape(-1)
-    cross = _kernel(model, points, wanted, chosen)  # (2W, 2C)
-    estimate = model.mean[:, wanted] + (cross @ linalg.cho_solve(factor, difference, check_finite=False)).reshape(2, -1)
-    return estimate, factor, cross
+    thinner = torch.stack([-excess_mm[0], excess_mm[1]])
+    usual = AGREE * torch.sqrt(variance)
+    return (thinner < usual) & (-thinner < 2 * usual + FOREIGN_MM)
 
 
-def leading(model: DomeModel, count: int) -> DomeModel:
-    """The model with its first `count` modes; the variance of the others goes to the residual."""
-    left_out = (model.modes[count:] ** 2).sum(0)
-    return replace(model, modes=model.modes[:count], residual_mm=np.sqrt(model.residual_mm**2 + left_out))
-
-
-def with_log_thickness(radii: np.ndarray) -> np.ndarray:
-    """Radii (2, ...) in mm -> outer radius and outer radius - c - c log(thickness / c), c = THICKNESS_MM."""
-    outer, inner = radii
-    thickness = np.maximum(outer - inner, THINNEST_MM)
-    return np.stack([outer, outer - THICKNESS_MM * (1 + np.log(thickness / THICKNESS_MM))])
-
-
-def without_log_thickness(values: np.ndarray) -> np.ndarray:
-    """Undoes with_log_thickness: (2, ...) -> radii (2, ...) in mm."""
-    outer, other = values
-    return np.stack([outer, outer - THICKNESS_MM * np.exp((outer - other) / THICKNESS_MM - 1)])
-
-
-def logarithmic(model: DomeModel) -> DomeModel:
-    """The model of with_log_thickness(radii), to first order in the deviations from the mean."""
-    slope = THICKNESS_MM / np.maximum(model.mean[0] - model.mean[1], THINNEST_MM)  # (P,)
-    modes = np.stack([model.modes[:, 0], (1 - slope) * model.modes[:, 0] + slope * model.modes[:, 1]], 1)
-    outer, inner = model.residual_mm
-    coupling = float(np.dot(model.shares, model.couplings))
-    squared = ((1 - slope) * outer) ** 2 + (slope * inner) ** 2 + 2 * coupling * slope * (1 - slope) * outer * inner
-    residual = np.stack([outer, np.sqrt(np.maximum(squared, 1e-4))])
-    return replace(model, mean=with_log_thickness(model.mean), modes=modes, residual_mm=residual)
+def prior_of(model: DomeModel) -> Prior:
+    """The model's prior at the points of its mean outer surface, as tensors."""
+    parts = (mean_points(model), model.modes, model.lengths_mm, model.local_mm, model.couplings, model.mirrorings,
+             model.noise_mm)  # fmt: skip
+    return Prior(*(torch.from_numpy(np.asarray(part, np.float64)) for part in parts))
 
 
 def extended(image: np.ndarray) -> np.ndarray:
@@ -214,14 +142,15 @@ def mean_points(model: DomeModel) -> np.ndarray:
     return VAULT_MAP.directions()[model.domain] * model.mean[0][:, None]
 
 
-def _choose_known(
-    points: np.ndarray, usable: np.ndarray, missing: np.ndarray, priority: np.ndarray
+def known_pixels(
+    domain: np.ndarray, points: np.ndarray, usable: np.ndarray, missing: np.ndarray, close: int = KNOWN_NEAR
 ) -> np.ndarray:
-    """Indices of the known pixels to use: near the hole, opposite it, and far, each thinned to its number.
+    """Indices of the known pixels to use: near the hole, opposite it, and far, each thinned evenly to its number.
 
-    points : (P, 3) mm; usable, missing : (P,) bool; priority : (P,), the lowest stay. A pixel more or less changes the
-    choice by a pixel or two.
+    domain : (H, W) bool; points : (P, 3) mm of its pixels; usable, missing : (P,) bool; close : how many near the hole. A pixel
+    more or less changes the choice by a pixel or two.
     """
+    priority = _priority(domain)
     index = np.flatnonzero(usable)
     if missing.any():
         tree = cKDTree(points[missing])
@@ -232,7 +161,7 @@ def _choose_known(
         far = index[~np.isfinite(distance) & ~np.isfinite(opposite)]
     else:
         near, other, far = index[:0], index[:0], index
-    groups = ((near, KNOWN_NEAR), (other, KNOWN_OPPOSITE), (far, KNOWN_FAR))
+    groups = ((near, close), (other, KNOWN_OPPOSITE), (far, KNOWN_FAR))
     return np.sort(np.concatenate([group[np.argsort(priority[group])[:count]] for group, count in groups]))
 
 
@@ -240,39 +169,6 @@ def _priority(domain: np.ndarray) -> np.ndarray:
     """(P,) numbers in [0, 1) of the domain's pixels; those below any limit are spread evenly (an R2 sequence)."""
     row, column = np.nonzero(domain)
     return (0.7548776662466927 * row + 0.5698402909980532 * column) % 1.0
-
-
-def _kernel(model: DomeModel, points: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Prior covariance (2A, 2B) of both channels at pixels a and b."""
-    left = model.modes[:, :, a].reshape(len(model.modes), -1)
-    right = model.modes[:, :, b].reshape(len(model.modes), -1)
-    covariance = left.T @ right
-    reflected = points[b] * np.array([-1.0, 1.0, 1.0])
-    squared, across = (
-        ((points[a] ** 2).sum(1)[:, None] + (other**2).sum(1) - 2 * points[a] @ other.T).astype(np.float32)
-        for other in (points[b], reflected)
-    )
-    size_a, size_b = len(a), len(b)
-    for length, share, coupling in zip(model.lengths_mm, model.shares, model.couplings, strict=True):
-        narrow = np.float32(-0.5 / length**2)
-        local = share * (np.exp(squared * narrow) + model.mirroring * np.exp(across * narrow))
-        for p in range(2):
-            for q in range(2):
-                factor = 1.0 if p == q else coupling
-                covariance[p * size_a : (p + 1) * size_a, q * size_b : (q + 1) * size_b] += (
-                    factor * model.residual_mm[p, a][:, None] * model.residual_mm[q, b]
-                ) * local
-    return covariance
-
-
-def _prior_variance(model: DomeModel) -> np.ndarray:
-    """(2, P) mm^2, the diagonal of the kernel."""
-    across = (2 * mean_points(model)[:, 0]) ** 2  # squared distance of a pixel to its mirror image
-    factor = 1.0 + sum(
-        share * model.mirroring * np.exp(-0.5 * across / length**2)
-        for length, share in zip(model.lengths_mm, model.shares, strict=True)
-    )
-    return (model.modes**2).sum(0) + model.residual_mm**2 * factor
 
 
 def noise_grid(length_mm: float) -> Grid:
@@ -287,7 +183,7 @@ def noise_grid(length_mm: float) -> Grid:
 def draw_numbers(model: DomeModel, generator: np.random.Generator) -> np.ndarray:
     """Standard normal numbers for one prior sample: (n,), for the modes and two channels of each kernel's noise."""
     noise = sum(2 * int(np.prod(noise_grid(length).shape)) for length in model.lengths_mm)
-    return generator.standard_normal(min(len(model.modes), LEADING_MODES) + noise)
+    return generator.standard_normal(len(model.modes) + noise)
 
 
 def prior_samples(model: DomeModel, draws: np.ndarray) -> np.ndarray:
@@ -300,7 +196,8 @@ def prior_samples(model: DomeModel, draws: np.ndarray) -> np.ndarray:
     deviations = (draws[:, :modes] @ model.modes.reshape(modes, -1)).reshape(len(draws), 2, -1)
     points = mean_points(model)
     used = modes
-    for length, share, coupling in zip(model.lengths_mm, model.shares, model.couplings, strict=True):
+    parts = zip(model.lengths_mm, model.local_mm, model.couplings, model.mirrorings, strict=True)
+    for length, local, coupling, mirroring in parts:
         grid = noise_grid(length)
         size = 2 * int(np.prod(grid.shape))
         white = draws[:, used : used + size].reshape(len(draws), 2, *grid.shape)
@@ -308,8 +205,8 @@ def prior_samples(model: DomeModel, draws: np.ndarray) -> np.ndarray:
         sigma = 1 / (np.sqrt(2.0) * NOISE_STEP)  # a kernel of length l is white noise blurred by l / sqrt(2)
         blurred = ndimage.gaussian_filter(white, (0, 0, sigma, sigma, sigma)) * (2 * sigma * np.sqrt(np.pi)) ** 1.5
         blurred[:, 1] = coupling * blurred[:, 0] + np.sqrt(1 - coupling**2) * blurred[:, 1]
-        plus, minus = np.sqrt(1 + model.mirroring), np.sqrt(1 - model.mirroring)
+        plus, minus = np.sqrt(1 + mirroring), np.sqrt(1 - mirroring)
         blurred = (plus + minus) / 2 * blurred + (plus - minus) / 2 * blurred[..., ::-1]
         noise = np.stack([[grid.sample(channel, points, 0.0, order=3) for channel in pair] for pair in blurred])
-        deviations += np.sqrt(share) * noise * model.residual_mm
+        deviations += noise * local
     return deviations

@@ -25,7 +25,7 @@ def pca_maps(model: DomeModel, outer: np.ndarray, inner: np.ndarray, hole: np.nd
     known = np.isfinite(outer) & np.isfinite(inner) & ~hole
     use = known[model.domain]
     values = (np.stack([outer[model.domain], inner[model.domain]]) - model.mean)[:, use].reshape(-1)
-    weights = 1.0 / model.residual_mm[:, use].reshape(-1) ** 2
+    weights = 1.0 / (model.local_mm**2).sum(0)[:, use].reshape(-1)
     part = model.modes[:, :, use].reshape(len(model.modes), -1)
     code = linalg.solve((part * weights) @ part.T + np.eye(len(part)), (part * weights) @ values, assume_a="pos")
     fitted = model.mean + np.tensordot(code, model.modes, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TypeVar
 
@@ -59,7 +59,8 @@ def atlas_of(weights: WeightsFolder) -> np.ndarray:
 def dome_of(weights: WeightsFolder) -> DomeModel:
     """The shape model of the vault."""
     shape = {name: tensor.numpy() for name, tensor in weights.tensors("dome").items()}
-    return DomeModel(shape["domain"].astype(bool), shape["mean"], shape["modes"], shape["residual_mm"])
+    parts = {f.name: shape[f.name].astype(np.float32) for f in fields(DomeModel) if f.name in shape}
+    return DomeModel(**parts | {"domain": shape["domain"].astype(bool)})
 
 
 def _ready(network: N, name: str, weights: WeightsFolder, device: torch.device) -> N:

@@ -11,7 +11,7 @@ from MedShapeCore.errors import FailedResult, RefusedInput
 from MedShapeCore.notices import Notice
 from scipy import ndimage
 
-from .defect import HALF_THICKNESS_MM, RIM_PIXELS, Hole, Outline, choose_hole, find_gaps, fine_outline, vault_bone
+from .defect import HALF_THICKNESS_MM, Hole, Outline, around_cut, choose_hole, find_gaps, fine_outline, vault_bone
 from .dome import Dome, posterior
 from .head import HEAD_GRID, head_field
 from .look import head_centre, look, look_input, look_matrix, similarity_from_look
@@ -128,8 +128,8 @@ def prepare(
     located = locate(skull, models, progress, clock)
     hole, notices = choose_hole(located.gaps, options.hole, *_place_head(options, located.pose))
     progress("guessing the dome", 0.32)
-    gone = ndimage.binary_dilation(np.any([h.pixels for h in (*located.holes, hole)], 0), iterations=RIM_PIXELS)
-    outer, inner = (np.where(gone, np.nan, image) for image in (located.outer, located.inner))
+    gone, cut = around_cut(np.any([h.pixels for h in (*located.holes, hole)], 0))
+    outer, inner = (np.where(cut, np.nan, image) for image in (located.outer, located.inner))
     dome = posterior(models.dome, outer, inner, gone, draws, located.other)
     clock.lap("first guess")
     outline = fine_outline(located.field, dome, hole)

@@ -15,19 +15,20 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from ..defect import RIM_PIXELS, find_holes, fine_outline, vault_bone
-from ..dome import DomeModel, draw_numbers, fit_dome_model, posterior
+from ..defect import around_cut, find_holes, fine_outline, vault_bone
+from ..dome import DomeModel, draw_numbers, posterior
 from ..head import FIELD_LIMIT_MM, HEAD_GRID
 from ..pose import own_mirror
 from ..roi import patch_around, roi_channels, surface_normals, surface_rays
 from ..vault import VAULT_MAP, cast
 from .defects import Cutter, random_cutter
+from .kernel import Kernel
 from .pack import QUANTUM_MM, PackedSkull
+from .shape_model import Shape, dome_model, fit_shape
 
 SAMPLES = 4  # draws of the dome's posterior kept with a case
 POINT_SPACING_MM = 2.0
 FOLDS = 6
-FILL_INFLATION = 1.6  # of a filled hole's deviation: the model's z-score on skulls it never saw
 MIN_PIXELS = 150  # of a hole on the fine map, about 1.5 cm2
 MAX_VOXELS = 96 * 96 * 48  # of a patch: larger holes are too rare to pay for
 TRIES = 20
@@ -94,7 +95,7 @@ def vault_maps(skulls: Iterable[PackedSkull], expected_mm: np.ndarray | None = N
     return np.stack([m[0] for m in maps]), np.stack([m[1] for m in maps])
 
 
-def whole_maps(skulls: list[PackedSkull]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def whole_maps(skulls: list[PackedSkull], kernel: Kernel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Outer and inner maps (N, H, W) in mm of all skulls, and the vault's domain (H, W) bool.
 
     The hole that a skull came with is filled by a sample of the posterior of the complete skulls' model: its mean would
@@ -106,7 +107,7 @@ def whole_maps(skulls: list[PackedSkull]) -> tuple[np.ndarray, np.ndarray, np.nd
     whole = np.empty((2, len(skulls), *domain.shape), np.float32)
     whole[:, complete] = outer, inner
     if not complete.all():
-        model = replace(fit_dome_model(outer, inner, domain), inflation=FILL_INFLATION)
+        model = dome_model(fit_shape(outer, inner, domain), kernel)
         others = vault_maps([s for s in skulls if not s.complete], np.nanmedian(outer, 0))
         whole[:, ~complete] = filled_maps(model, *others)
     return whole[0], whole[1], domain
@@ -118,21 +119,26 @@ def filled_maps(model: DomeModel, outer: np.ndarray, inner: np.ndarray) -> tuple
     filled_outer, filled_inner = [], []
     for o, i in zip(outer, inner, strict=True):
         gone = ndimage.binary_opening(~np.isfinite(o) & model.domain)
-        gone = ndimage.binary_dilation(gone, iterations=RIM_PIXELS)
+        gone, no_radius = around_cut(gone)
         draws = draw_numbers(model, generator)[None]
-        dome = posterior(model, np.where(gone, np.nan, o), np.where(gone, np.nan, i), gone, draws)
+        dome = posterior(model, np.where(no_radius, np.nan, o), np.where(no_radius, np.nan, i), gone, draws)
         inside = gone & model.domain
         filled_outer.append(np.where(inside, dome.sample_outer[0], o))
         filled_inner.append(np.where(inside, dome.sample_inner[0], i))
     return np.stack(filled_outer), np.stack(filled_inner)
 
 
-def folded_models(skulls: list[PackedSkull]) -> tuple[list[DomeModel], np.ndarray]:
-    """Shape models that each leave out a part of the skulls, and for each skull the number of the one without it."""
-    outer, inner, domain = whole_maps(skulls)
-    fold = np.arange(len(skulls)) % FOLDS
-    models = [fit_dome_model(outer[fold != f], inner[fold != f], domain) for f in range(FOLDS)]
-    return models, fold
+def folded_shapes(maps: tuple[np.ndarray, np.ndarray, np.ndarray]) -> tuple[list[Shape], np.ndarray]:
+    """Shapes that each leave out a part of whole_maps' skulls, and for each skull the number of the one without it."""
+    outer, inner, domain = maps
+    fold = np.arange(len(outer)) % FOLDS
+    return [fit_shape(outer[fold != f], inner[fold != f], domain) for f in range(FOLDS)], fold
+
+
+def folded_models(skulls: list[PackedSkull], kernel: Kernel) -> tuple[list[DomeModel], np.ndarray]:
+    """The shape models of folded_shapes."""
+    shapes, fold = folded_shapes(whole_maps(skulls, kernel))
+    return [dome_model(shape, kernel) for shape in shapes], fold
 
 
 def bent_field(skull: PackedSkull, generator: np.random.Generator) -> np.ndarray:
@@ -180,11 +186,11 @@ def make_case(skull: PackedSkull, model: DomeModel, generator: np.random.Generat
     if not holes:
         return None
     hole = holes[0]
-    gone = ndimage.binary_dilation(hole.pixels, iterations=RIM_PIXELS)
+    gone, no_radius = around_cut(hole.pixels)
     if not skull.complete and (gone & ~np.isfinite(true_bone.outer) & model.domain).sum() > 3:
         return None
     draws = np.stack([draw_numbers(model, generator) for _ in range(SAMPLES)])
-    known_outer, known_inner = (np.where(gone, np.nan, image) for image in (bone.outer, bone.inner))
+    known_outer, known_inner = (np.where(no_radius, np.nan, image) for image in (bone.outer, bone.inner))
     dome = posterior(model, known_outer, known_inner, gone, draws, bone.other)
     outline = fine_outline(cut, dome, hole)
     if outline.missing.sum() < MIN_PIXELS:
@@ -215,9 +221,9 @@ def make_case(skull: PackedSkull, model: DomeModel, generator: np.random.Generat
     )
 
 
-def write_cases(skulls: list[PackedSkull], folder: Path, count: int, seed: int) -> int:
+def write_cases(skulls: list[PackedSkull], kernel: Kernel, folder: Path, count: int, seed: int) -> int:
     """Writes the cases 0 to `count` - 1 of a seed that are missing; returns how many files the folder has."""
-    models, number = folded_models(skulls)
+    models, number = folded_models(skulls, kernel)
     write_numbered_cases(skulls, models, number, folder, seed, range(count))
     return len(list(folder.glob(CASE_FILES)))
 

@@ -16,9 +16,11 @@ import torch
 from MedShapeCore.errors import FailedResult, RefusedInput
 from safetensors.torch import save_file
 
-from ..dome import DomeModel, fit_dome_model
+from ..dome import DomeModel
 from .cases import CASE_FILES, folded_models, whole_maps, write_numbered_cases
+from .kernel import Kernel
 from .pack import PackedSkull
+from .shape_model import dome_model, fit_shape
 
 MIN_COMPLETE = 30  # a quarter fewer, each also mirrored, must carry the shape model's modes
 TELL_SECONDS = 20.0
@@ -36,7 +38,7 @@ def enough_complete(skulls: list[PackedSkull]) -> list[PackedSkull]:
 
 
 def spread_cases(
-    skulls: list[PackedSkull], folder: Path, minutes: float, seed: int = 0, processes: int | None = None,
+    skulls: list[PackedSkull], kernel: Kernel, folder: Path, minutes: float, seed: int = 0, processes: int | None = None,
     progress: Callable[[str], None] = print,
 ) -> Path:
     """Writes cases into `folder` for `minutes`, in several processes (None = one per processor core).
@@ -46,7 +48,7 @@ def spread_cases(
     """
     start = time.monotonic()
     enough_complete(skulls)
-    models, number = folded_models(skulls)
+    models, number = folded_models(skulls, kernel)
     folder.mkdir(parents=True, exist_ok=True)
     left = 60 * minutes - (time.monotonic() - start)
     progress(f"cases seconds={time.monotonic() - start:.0f} shape models fitted" + " but no time left" * (left <= 0))
@@ -79,20 +81,19 @@ def _work(
     write_numbered_cases(skulls, models, number, folder, seed, itertools.count(first, step), seconds)
 
 
-def save_dome(skulls: list[PackedSkull], path: Path) -> Path:
-    """Fits the shape model to all skulls, their own holes filled, and writes it as safetensors."""
+def save_dome(skulls: list[PackedSkull], kernel: Kernel, path: Path) -> Path:
+    """Fits the shape model to all skulls, their own holes filled, and writes it with its kernel as safetensors."""
     enough_complete(skulls)
-    model = fit_dome_model(*whole_maps(skulls))
+    tensors = dome_tensors(dome_model(fit_shape(*whole_maps(skulls, kernel)), kernel))
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(dome_tensors(model), path)
+    save_file(tensors | {f"kernel.{name}": value for name, value in kernel.state_dict().items()}, path)
     return path
 
 
 def dome_tensors(model: DomeModel) -> dict[str, torch.Tensor]:
     """The shape model as tensors; deviations in half precision, whose steps stay below 0.02 mm up to 32 mm."""
-    return {
-        "domain": torch.from_numpy(model.domain.astype(np.uint8)),
-        "mean": torch.from_numpy(model.mean.astype(np.float32)),
-        "modes": torch.from_numpy(model.modes.astype(np.float16)),
-        "residual_mm": torch.from_numpy(model.residual_mm.astype(np.float16)),
-    }
+    single = ("mean", "lengths_mm", "couplings", "mirrorings")
+    half = ("modes", "local_mm", "noise_mm")
+    tensors = {name: torch.from_numpy(getattr(model, name).astype(np.float32)) for name in single}
+    tensors |= {name: torch.from_numpy(getattr(model, name).astype(np.float16)) for name in half}
+    return {"domain": torch.from_numpy(model.domain.astype(np.uint8)), **tensors}

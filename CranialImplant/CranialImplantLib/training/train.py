@@ -1,6 +1,6 @@
 """The stages of training, by name.
 
-Stages in order: `cases` and `dome` (see `prepare`), then the networks. Everything lies in one folder: the cases in its
+Stages in order: `kernel`, `dome` and `cases` (see `prepare`), then the networks. Everything lies in one folder: the cases in its
 subfolder, for each network the checkpoint from which a later call goes on, the averaged weights and the log.
 """
 
@@ -16,6 +16,7 @@ from MedShapeCore.training import Loop, Task, chosen_device, run_loop
 from safetensors.torch import save_file
 
 from .case_source import CASES
+from .kernel import kernel_of
 from .pack import PackedSkull, read_pack
 from .prepare import save_dome, spread_cases
 
@@ -25,17 +26,18 @@ VALIDATION = ("008", "018", "020", "022", "031", "032", "039", "047", "056", "05
 SAME_SCAN = ("t003",)  # this challenge skull is validation skull 018: vaults 0.2 mm apart, all others above 0.7
 
 PREPARATIONS = ("cases", "dome")
-READS_PACK = ("cases", "dome", "look")  # the other stages read the cases alone
+READS_PACK = ("kernel", "cases", "dome", "look")  # the other stages read the cases alone
 
 
 def stages() -> dict[str, Callable[[list[PackedSkull], Path], Task]]:
     """Names of the networks' stages and what builds their tasks from the skulls and the folder of cases."""
     from .completion_task import task as completion
+    from .kernel_task import task as kernel
     from .look_task import task as look
     from .refinement_task import task as refinement
     from .voxelization_task import task as voxelization
 
-    return {"look": look, "completion": completion, "voxelization": voxelization, "refinement": refinement}
+    return {"kernel": kernel, "look": look, "completion": completion, "voxelization": voxelization, "refinement": refinement}
 
 
 def training_skulls(skulls: list[PackedSkull], with_development: bool) -> list[PackedSkull]:
@@ -69,9 +71,9 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     skulls = training_skulls(read_pack(Path(pack)), with_development) if stage in READS_PACK and pack else []
     if stage == "cases":
-        return spread_cases(skulls, folder / CASES, minutes, seed, threads, progress)
+        return spread_cases(skulls, kernel_of(folder), folder / CASES, minutes, seed, threads, progress)
     if stage == "dome":
-        return save_dome(skulls, folder / "dome.safetensors")
+        return save_dome(skulls, kernel_of(folder), folder / "dome.safetensors")
     if threads:
         torch.set_num_threads(threads)
     with torch.random.fork_rng(devices=[]):  # the first weights come from the seed, the caller's generator stays
