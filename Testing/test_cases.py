@@ -4,12 +4,13 @@ import dataclasses
 
 import numpy as np
 import pytest
-from CranialImplantLib.dome import fit_dome_model
 from CranialImplantLib.head import FIELD_LIMIT_MM, HEAD_GRID
 from CranialImplantLib.pose import Grid
 from CranialImplantLib.training.cases import Case, bent_field, cut_field, make_case, vault_domain
 from CranialImplantLib.training.defects import STYLES, Cutter, random_cutter
+from CranialImplantLib.training.kernel import Kernel
 from CranialImplantLib.training.pack import QUANTUM_MM, PackedSkull
+from CranialImplantLib.training.shape_model import dome_model, fit_shape
 from CranialImplantLib.vault import VAULT_MAP
 from scipy import ndimage
 from training_case import small_case
@@ -48,7 +49,7 @@ def model():
     outer = inner + 6.0 + rng.normal(0, 0.4, (8, 1, 1))
     wave = ndimage.gaussian_filter(rng.normal(size=inner.shape), (0, 10, 10)) * 20
     domain = VAULT_MAP.polar_deg() < 95
-    return fit_dome_model(outer + wave, inner + wave, domain, modes=4, rounds=1)
+    return dome_model(fit_shape(outer + wave, inner + wave, domain, modes=4, rounds=1), Kernel())
 
 
 # ---- cutters

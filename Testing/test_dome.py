@@ -1,21 +1,8 @@
 """The first guess of the dome: exact where the model can be, honest about what it cannot know."""
 
-import dataclasses
-
 import numpy as np
 import pytest
-from CranialImplantLib.dome import (
-    draw_numbers,
-    extended,
-    fit_dome_model,
-    leading,
-    logarithmic,
-    mean_points,
-    posterior,
-    prior_samples,
-    with_log_thickness,
-    without_log_thickness,
-)
+from CranialImplantLib.dome import draw_numbers, extended, mean_points, posterior, prior_samples
 from CranialImplantLib.vault import VAULT_MAP
 from spherical_head import BACK, INNER_MM, LEFT, OUTER_MM, TOP, angle_rad, shell_model
 
@@ -34,6 +21,11 @@ def maps_of(model, code):
     return maps
 
 
+def restored(model, maps, hole, draws=None, other=None):
+    """The posterior where nothing is known of the hole."""
+    return posterior(model, *(np.where(hole, np.nan, image) for image in maps), hole, draws, other)
+
+
 def draws_of(model, count, seed=0):
     return np.stack([draw_numbers(model, np.random.default_rng([seed, n])) for n in range(count)])
 
@@ -43,8 +35,7 @@ def test_a_dome_in_the_models_span_is_restored(direction, radius_mm):
     model = shell_model(residual_mm=0.05)
     truth = maps_of(model, np.array([1.5, -1.0, 0.5, 1.0, -2.0, 1.0]))
     hole = hole_map(direction, radius_mm)
-    wrong = np.where(hole, 90.0, truth)  # the hole's own pixels do not count
-    dome = posterior(model, wrong[0], wrong[1], hole)
+    dome = restored(model, truth, hole)
     inside = hole & model.domain
     assert np.abs(dome.outer - truth[0])[inside].max() < 0.1 and np.abs(dome.inner - truth[1])[inside].max() < 0.1
     assert np.abs(truth[0] - OUTER_MM)[inside].max() > 2.0  # the mean alone would be wrong
@@ -54,7 +45,7 @@ def test_what_was_measured_stays():
     model = shell_model()
     truth = maps_of(model, np.array([1.0, 0.0, 1.0, 0.0, 0.0, 0.0]))
     hole = hole_map(TOP, 30.0)
-    dome = posterior(model, truth[0], truth[1], hole, draws_of(model, 2))
+    dome = restored(model, truth, hole, draws_of(model, 2))
     known = ~hole & model.domain
     for image in (dome.outer, *dome.sample_outer):
         assert np.array_equal(image[known], truth[0][known])
@@ -67,7 +58,7 @@ def test_what_was_measured_stays():
 def test_nothing_to_restore_gives_the_measured_maps_and_nothing_known_the_mean():
     model = shell_model()
     truth = maps_of(model, np.ones(6))
-    dome = posterior(model, truth[0], truth[1], np.zeros(model.domain.shape, bool), draws_of(model, 1))
+    dome = restored(model, truth, np.zeros(model.domain.shape, bool), draws_of(model, 1))
     assert np.array_equal(dome.outer[model.domain], truth[0][model.domain]) and len(dome.sample_outer) == 1
     unknown = np.full(model.domain.shape, np.nan, np.float32)
     guess = posterior(model, unknown, unknown, np.ones(model.domain.shape, bool))
@@ -79,10 +70,10 @@ def test_the_samples_mean_and_deviation_are_those_of_the_posterior():
     model = shell_model(modes=4, residual_mm=0.6)
     hole = hole_map(TOP, 30.0)
     truth = maps_of(model, np.array([0.5, 1.0, 0.0, -0.5]))
-    dome = posterior(model, truth[0], truth[1], hole, draws_of(model, 80))
+    dome = restored(model, truth, hole, draws_of(model, 80))
     middle = hole_map(TOP, 24.0)
     samples = dome.sample_outer[:, middle]
-    assert dome.deviation[middle].min() > 0.2
+    assert dome.deviation[middle].min() > 0.05
     # 80 samples know the mean to deviation / 9 and the deviation to 8 %; neighbours hang together, so no better.
     assert np.abs(samples.mean(0) - dome.outer[middle]).max() < 0.4 * dome.deviation[middle].max()
     assert np.median(samples.std(0) / dome.deviation[middle]) == pytest.approx(1.0, abs=0.15)
@@ -91,7 +82,7 @@ def test_the_samples_mean_and_deviation_are_those_of_the_posterior():
 def test_the_guess_is_less_sure_the_farther_from_bone():
     model = shell_model()
     truth = maps_of(model, np.zeros(6))
-    sizes = [posterior(model, truth[0], truth[1], hole_map(TOP, r)).deviation[64, 64] for r in (10.0, 25.0, 40.0)]
+    sizes = [restored(model, truth, hole_map(TOP, r)).deviation[64, 64] for r in (10.0, 25.0, 40.0)]
     assert 0.02 < sizes[0] < sizes[1] < sizes[2]
 
 
@@ -100,9 +91,9 @@ def test_a_sample_does_not_depend_on_how_many_there_are():
     truth = maps_of(model, np.zeros(6))
     hole = hole_map(LEFT, 25.0)
     draws = draws_of(model, 4)
-    many = posterior(model, truth[0], truth[1], hole, draws)
-    one = posterior(model, truth[0], truth[1], hole, draws[2:3])
-    none = posterior(model, truth[0], truth[1], hole)
+    many = restored(model, truth, hole, draws)
+    one = restored(model, truth, hole, draws[2:3])
+    none = restored(model, truth, hole)
     assert np.allclose(many.sample_outer[2], one.sample_outer[0], atol=1e-4)
     assert np.abs(many.sample_outer[2] - many.sample_outer[1])[hole].max() > 0.2
     assert np.array_equal(none.outer, many.outer)
@@ -113,7 +104,7 @@ def test_no_draw_is_the_mean_and_opposite_draws_are_opposite():
     truth = maps_of(model, np.zeros(6))
     hole = hole_map(LEFT, 25.0)
     numbers = draws_of(model, 1)[0]
-    dome = posterior(model, truth[0], truth[1], hole, np.stack([0 * numbers, numbers, -numbers]))
+    dome = restored(model, truth, hole, np.stack([0 * numbers, numbers, -numbers]))
     assert np.allclose(dome.sample_outer[0], dome.outer, atol=1e-4)
     assert np.allclose(dome.sample_outer[1] + dome.sample_outer[2], 2 * dome.outer, atol=1e-3)
 
@@ -126,7 +117,7 @@ def test_one_pixel_more_hardly_changes_the_guess():
     hole = hole_map(LEFT, 30.0)
     one = truth.copy()
     one[:, 64, 64] = np.nan
-    guesses = [posterior(model, maps[0], maps[1], hole).outer[hole] for maps in (truth, one)]
+    guesses = [restored(model, maps, hole).outer[hole] for maps in (truth, one)]
     assert np.abs(guesses[0] - guesses[1]).max() < 0.1
 
 
@@ -135,7 +126,7 @@ def test_below_the_domain_a_given_mirror_image_stands_in():
     truth = maps_of(model, np.zeros(6))
     hole = hole_map((1.0, 0.3, -0.1), 25.0)
     other = np.full((2, *VAULT_MAP.shape), 71.0, np.float32)
-    dome = posterior(model, truth[0], truth[1], hole, other=other)
+    dome = restored(model, truth, hole, other=other)
     assert (dome.outer[hole & ~model.domain] == 71.0).all()
     assert np.abs(dome.outer[hole & model.domain] - OUTER_MM).max() < 0.1
 
@@ -146,7 +137,7 @@ def test_the_restored_map_joins_the_rim_smoothly():
     wave = np.cos(3 * DIRECTIONS[..., 0]) + np.sin(4 * DIRECTIONS[..., 1])  # what the modes do not know
     truth = truth + 0.8 * wave.astype(np.float32)
     hole = hole_map(LEFT, 30.0)
-    dome = posterior(model, truth[0], truth[1], hole, draws_of(model, 1))
+    dome = restored(model, truth, hole, draws_of(model, 1))
     for image, true in ((dome.outer, truth[0]), (dome.inner, truth[1]), (dome.sample_outer[0], truth[0])):
         for axis in (0, 1):  # across the rim, steps are no larger than the truth's by more than 0.4 mm
             edge = np.diff(hole.astype(int), axis=axis) != 0
@@ -156,13 +147,13 @@ def test_the_restored_map_joins_the_rim_smoothly():
 
 
 def test_the_other_side_helps_where_the_modes_know_nothing():
-    model = dataclasses.replace(shell_model(modes=1, residual_mm=2.0), mirroring=0.9)
+    model = shell_model(modes=1, residual_mm=2.0, mirroring=0.9)
     bump = 3.0 * np.exp(-(((np.abs(DIRECTIONS[..., 0]) - 0.7) / 0.15) ** 2 + (DIRECTIONS[..., 1] / 0.15) ** 2))
     truth = maps_of(model, np.zeros(1)) + bump.astype(np.float32)  # the same on both sides
     hole = hole_map((0.7, 0.0, 0.7), 30.0)
-    alone = dataclasses.replace(model, mirroring=0.0)
+    alone = shell_model(modes=1, residual_mm=2.0, mirroring=0.0)
     helped, unaided = (
-        np.abs(posterior(m, truth[0], truth[1], hole).outer - truth[0])[hole].max() for m in (model, alone)
+        np.abs(restored(m, truth, hole).outer - truth[0])[hole].max() for m in (model, alone)
     )
     assert helped < 0.6 * unaided
 
@@ -207,53 +198,36 @@ def test_prior_samples_have_the_models_spread_and_symmetry():
     image = np.full((60, *model.domain.shape), np.nan)
     image[:, model.domain] = residual[:, 0]
     sides = image[:, 64, 95], image[:, 64, 33]  # 62 degrees to the left and to the right
-    assert np.corrcoef(*sides)[0, 1] == pytest.approx(model.mirroring, abs=0.25)
+    assert np.corrcoef(*sides)[0, 1] == pytest.approx(0.7, abs=0.25)
 
 
-def test_a_model_learns_mean_and_modes_from_maps_with_gaps():
-    truth = shell_model(modes=3)
-    rng = np.random.default_rng(0)
-    codes = rng.normal(size=(30, 3))
-    maps = np.stack([maps_of(truth, c) for c in codes])  # (30, 2, H, W)
-    # The domain is symmetric, but its modes see x: each map counts mirrored too.
-    gaps = rng.random(maps.shape[-2:]) < 0.05
-    holed = maps.copy()
-    holed[::3, :, gaps & truth.domain] = np.nan
-    model = fit_dome_model(holed[:, 0], holed[:, 1], truth.domain, modes=4)
-    assert model.mean.shape == truth.mean.shape and model.modes.shape == (4, *truth.mean.shape)
-    both = np.concatenate([maps, maps[..., ::-1]])[:, :, truth.domain]
-    assert np.abs(model.mean - both.mean(0)).max() < 0.05
-    left = both - model.mean
-    basis = model.modes.reshape(4, -1)
-    basis = basis / np.linalg.norm(basis, axis=1, keepdims=True)
-    flat = left.reshape(len(both), -1)
-    rest = flat - flat @ basis.T @ basis
-    assert np.sqrt((rest**2).mean()) < 0.05 * np.sqrt((flat**2).mean())
-    assert model.residual_mm.max() < 0.3
+def test_radii_beside_the_cut_count_where_they_are_bone_and_not_where_they_are_its_wall():
+    model = shell_model(modes=2, residual_mm=1.5, lengths_mm=(25.0, 10.0))
+    bump = 2.0 * np.exp(-((angle_rad(DIRECTIONS, TOP) * OUTER_MM / 25.0) ** 2))  # over the hole and what is beside it
+    truth = maps_of(model, np.zeros(2)) + bump.astype(np.float32)
+    hole, open_part = hole_map(TOP, 30.0), hole_map(TOP, 24.0)
+    beside = hole & ~open_part
+    middle = hole_map(TOP, 20.0)
+
+    def error(outer, inner):
+        dome = posterior(model, *(np.where(open_part, np.nan, image) for image in (outer, inner)), hole)
+        return np.abs(dome.outer - truth[0])[middle].mean()
+
+    blind = np.where(beside, np.nan, truth[0])
+    wall = np.where(beside, truth[0] - np.float32(4.0), truth[0])  # the ray meets the wall far below the outer table
+    assert error(truth[0], truth[1]) < 0.8 * error(blind, truth[1])
+    assert error(wall, truth[1]) < 1.05 * error(blind, truth[1])
 
 
-def test_few_maps_make_few_modes():
-    truth = shell_model(modes=3)
-    maps = np.stack([maps_of(truth, c) for c in np.random.default_rng(1).normal(size=(5, 3))])
-    assert len(fit_dome_model(maps[:, 0], maps[:, 1], truth.domain).modes) == 5
-
-
-def test_modes_that_are_left_out_become_residual():
-    model = shell_model(residual_mm=0.3)
-    short = leading(model, 2)
-    assert len(short.modes) == 2
-    total = (model.modes**2).sum(0) + model.residual_mm**2
-    assert np.allclose((short.modes**2).sum(0) + short.residual_mm**2, total)
-    assert leading(model, 99).modes.shape == model.modes.shape
-
-
-def test_the_logarithm_of_the_thickness_is_undone_and_keeps_small_changes():
+def test_a_ridge_beside_the_hole_does_not_bend_the_dome():
     model = shell_model()
-    radii = maps_of(model, np.array([1.0, -1.0, 0.5, 0.0, 1.0, 0.0]))[:, model.domain]
-    assert np.allclose(without_log_thickness(with_log_thickness(radii)), radii, atol=1e-3)
-    small = model.mean + 0.01 * model.modes[0]
-    wanted = with_log_thickness(small) - with_log_thickness(model.mean)
-    assert np.allclose(0.01 * logarithmic(model).modes[0], wanted, atol=1e-4)
+    truth = maps_of(model, np.zeros(6))
+    ridge = hole_map((0.62, 0.0, 0.8), 6.0)  # 6 mm of another bone on 1 cm2 near the rim
+    outer = truth[0] + 6.0 * ridge.astype(np.float32)
+    hole = hole_map(TOP, 40.0)
+    assert (ridge & ~hole).any()
+    dome = restored(model, (outer, truth[1]), hole)
+    assert np.abs(dome.outer - truth[0])[hole].max() < 0.35
 
 
 def test_unknown_pixels_take_the_nearest_value():

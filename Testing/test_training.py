@@ -13,6 +13,7 @@ from CranialImplantLib import cli, completion
 from CranialImplantLib.completion import Source, flow
 from CranialImplantLib.models import dome_of
 from CranialImplantLib.training import case_source, prepare, train
+from CranialImplantLib.training.kernel import Kernel
 from CranialImplantLib.training.pack import PackedSkull
 from CranialImplantLib.vault import VAULT_MAP
 from MedShapeCore import training
@@ -238,7 +239,7 @@ def test_training_leaves_the_callers_random_numbers_alone(case_folder, tmp_path)
 @pytest.mark.parametrize(
     "change, said",
     [
-        ({"stage": "nose"}, "cases, dome, look, completion, voxelization, refinement"),
+        ({"stage": "nose"}, "kernel, dome, cases, look, completion, voxelization, refinement"),
         ({"minutes": 0.0}, "minutes"),
         ({"minutes": float("nan")}, "minutes"),
         ({"threads": 0}, "threads"),
@@ -303,7 +304,7 @@ def test_the_shape_model_learns_from_all_skulls_and_fills_their_holes(tmp_path, 
 
     monkeypatch.setattr(cases, "vault_maps", maps)
     own_hole = [replace(skull, complete=False) for skull in many_skulls(3)]
-    prepare.save_dome([*many_skulls(30), *own_hole], tmp_path / "out" / "dome.safetensors")
+    prepare.save_dome([*many_skulls(30), *own_hole], Kernel(), tmp_path / "out" / "dome.safetensors")
     write_manifest(tmp_path / "out", {})
     dome = dome_of(open_weights(tmp_path / "out"))
     assert dome.domain[64, 64] and np.isfinite(dome.mean).all() and np.isfinite(dome.modes).all()
@@ -311,7 +312,7 @@ def test_the_shape_model_learns_from_all_skulls_and_fills_their_holes(tmp_path, 
 
 
 def test_too_few_complete_skulls_are_refused(tmp_path):
-    for make in (lambda s: prepare.save_dome(s, tmp_path / "d"), lambda s: prepare.spread_cases(s, tmp_path, 1.0)):
+    for make in (lambda s: prepare.save_dome(s, None, tmp_path / "d"), lambda s: prepare.spread_cases(s, None, tmp_path, 1.0)):
         with pytest.raises(RefusedInput, match="29 complete skulls"):
             make(many_skulls(29))
 
@@ -320,12 +321,12 @@ def test_too_few_complete_skulls_are_refused(tmp_path):
 def test_cases_come_from_several_processes_and_only_the_missing_ones_are_made(tmp_path, monkeypatch):
     from CranialImplantLib.training import cases
 
-    monkeypatch.setattr(prepare, "folded_models", lambda skulls: ([None], np.zeros(len(skulls), int)))
+    monkeypatch.setattr(prepare, "folded_models", lambda skulls, kernel: ([None], np.zeros(len(skulls), int)))
     monkeypatch.setattr(cases, "make_case", lambda skull, model, generator: small_case(int(generator.integers(99)), 20))
     small_case(1, 20).save(tmp_path / "case_7_1.npz")
     stamp = (tmp_path / "case_7_1.npz").stat().st_mtime_ns
     told = []
-    prepare.spread_cases(many_skulls(30), tmp_path, 0.02, 7, 2, told.append)
+    prepare.spread_cases(many_skulls(30), None, tmp_path, 0.02, 7, 2, told.append)
     numbers = sorted(int(p.stem.split("_")[2]) for p in tmp_path.glob("case_7_*.npz"))
     assert {0, 1, 2, 3} <= set(numbers) and told
     assert (tmp_path / "case_7_1.npz").stat().st_mtime_ns == stamp
@@ -342,10 +343,10 @@ def test_a_process_that_fails_is_not_passed_over(tmp_path, monkeypatch):
     def fails(skull, model, generator):
         raise SystemExit(1)
 
-    monkeypatch.setattr(prepare, "folded_models", lambda skulls: ([None], np.zeros(len(skulls), int)))
+    monkeypatch.setattr(prepare, "folded_models", lambda skulls, kernel: ([None], np.zeros(len(skulls), int)))
     monkeypatch.setattr(cases, "make_case", fails)
     with pytest.raises(FailedResult):
-        prepare.spread_cases(many_skulls(30), tmp_path, 0.02, 0, 2, lambda line: None)
+        prepare.spread_cases(many_skulls(30), None, tmp_path, 0.02, 0, 2, lambda line: None)
 
 
 # ---- what a training machine has

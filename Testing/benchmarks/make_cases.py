@@ -4,6 +4,7 @@
     python make_cases.py ... --ids 004 009 --kind real                                their real holes only
     python make_cases.py ... --kind every                                             all five frozen holes of each, 75 cases
     python make_cases.py ... --kind real --slices 2.5                                 as if scanned with slices 2.5 mm apart
+    python make_cases.py ... --kind real --noise 0.4                                  bone with a noisy threshold
 
 TOOLS holds skull_pack.py (read_case) and validation_holes.py (PLACES, cut); SKULLS holds NNN.npz.xz, and its parent
 skullfix.csv with the columns id and split. Each skull gives its real hole (place "skullfix") and one frozen hole:
@@ -22,6 +23,7 @@ from types import ModuleType
 
 import numpy as np
 from MedShapeCore.volumes import Volume, write_volume
+from scipy import ndimage
 
 KINDS = ("both", "real", "frozen", "every")
 REAL_PLACE = "skullfix"
@@ -74,8 +76,22 @@ def thinned(volume: Volume, slices_mm: float) -> Volume:
     return Volume(volume.array[np.round(places).astype(int)], matrix)
 
 
+def roughened(volume: Volume, noise: float, seed: int) -> Volume:
+    """The volume with bone as a noisy scan's threshold would give it; the truth stays.
+
+    Bone's occupancy, blurred by 0.7 voxel as a scanner does, plus white noise of that standard deviation (1 = the contrast
+    of bone), blurred alike, is cut at one half.
+    """
+    generator = np.random.default_rng(seed)
+    white = generator.standard_normal(volume.array.shape, np.float32) * np.float32(noise)
+    whole = ndimage.gaussian_filter((volume.array > 0).astype(np.float32), 0.7)  # of the complete skull: no rim is blurred
+    bone = (whole + ndimage.gaussian_filter(white, 0.7) > 0.5) & (volume.array != 2)
+    return Volume(np.where(volume.array == 2, np.uint8(2), bone.astype(np.uint8)), volume.ijk_to_lps)
+
+
 def write_cases(
-    tools: Path, skulls: Path, ids: Sequence[str], kind: str, out: Path, slices_mm: float | None = None
+    tools: Path, skulls: Path, ids: Sequence[str], kind: str, out: Path, slices_mm: float | None = None,
+    noise: float | None = None,
 ) -> list[dict[str, str]]:
     """Writes PLACE__SKULL.nrrd for every case and cases.csv; returns its rows."""
     out.mkdir(parents=True, exist_ok=True)
@@ -83,6 +99,8 @@ def write_cases(
     for skull, place, volume in cases_of(tools, skulls, ids, kind):
         if slices_mm:
             volume = thinned(volume, slices_mm)
+        if noise:
+            volume = roughened(volume, noise, len(rows))
         row = {"file": f"{place}__{skull}.nrrd", "skull": skull, "place": place}
         write_volume(out / row["file"], volume)
         rows.append(row | {"implant_ml": f"{(volume.array == 2).sum() * volume.voxel_ml:.2f}"})
@@ -103,9 +121,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--ids", nargs="+", metavar="ID", help="these skulls, in place of a split")
     parser.add_argument("--kind", choices=KINDS, default="both", help="which holes (default: %(default)s)")
     parser.add_argument("--slices", type=float, metavar="MM", help="keep slices so far apart (default: all)")
+    parser.add_argument("--noise", type=float, metavar="SD", help="noise of the scan, 1 = the contrast of bone")
     args = parser.parse_args(argv)
     ids = args.ids or ids_of_split(args.skulls.parent / "skullfix.csv", args.split)
-    rows = write_cases(args.tools, args.skulls, ids, args.kind, args.out, args.slices)
+    rows = write_cases(args.tools, args.skulls, ids, args.kind, args.out, args.slices, args.noise)
     print(f"{len(rows)} cases of {len(ids)} skulls in {args.out}")
     return 0
 

@@ -15,7 +15,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from ..defect import RIM_PIXELS
-from ..dome import known_pixels
+from ..dome import KNOWN_FIRST, known_pixels
 from ..regression import Prior, regress
 from ..vault import VAULT_MAP
 from .cases import folded_shapes, vault_maps, whole_maps
@@ -35,6 +35,7 @@ def task(skulls: list[PackedSkull], folder: Path) -> Task:
     maps = whole_maps(skulls, kernel)
     domain = maps[2]
     shapes, number = folded_shapes(maps)
+    surfaces = [VAULT_MAP.directions()[domain] * shape.mean[0][:, None] for shape in shapes]  # (P, 3) mm
     complete = [n for n, skull in enumerate(skulls) if skull.complete]
     measured = np.full((len(skulls), 2, *domain.shape), np.nan, np.float32)
     expected = np.nanmedian(maps[0][complete], 0)
@@ -44,14 +45,14 @@ def task(skulls: list[PackedSkull], folder: Path) -> Task:
         while True:
             n = int(generator.integers(len(skulls)))
             shape = shapes[number[n]]
-            points = surface(shape.mean, domain)
+            points = surfaces[number[n]]
             inside = random_hole(generator, points, domain)
             missing = ndimage.binary_dilation(inside, iterations=RIM_PIXELS)[domain]
             radii = measured[n][:, domain].astype(np.float64)
             finite = np.isfinite(radii).all(0)
             if skulls[n].complete or (missing & ~finite).sum() <= UNKNOWN:
                 break
-        known = known_pixels(domain, points, finite & ~missing, missing)
+        known = known_pixels(domain, points, finite & ~missing, missing, KNOWN_FIRST)
         wanted = np.flatnonzero(missing & finite & inside[domain])
         seen = torch.from_numpy(np.nan_to_num(radii - shape.mean))
         return torch.tensor(number[n]), torch.from_numpy(known), torch.from_numpy(wanted), seen
@@ -60,7 +61,7 @@ def task(skulls: list[PackedSkull], folder: Path) -> Task:
         """Mean absolute error of the restored radii, and the likelihood of Laplace's distribution."""
         fold, known, wanted, seen = (part[0] for part in batch)
         shape = shapes[int(fold)]
-        points = torch.from_numpy(surface(shape.mean, domain))
+        points = torch.from_numpy(surfaces[int(fold)])
         local = network(torch.from_numpy(shape.roughness_mm), points)
         modes = torch.from_numpy(shape.modes) * network.believed(len(shape.modes)).sqrt()[:, None, None]
         prior = Prior(points, modes, **vars(local))
@@ -71,14 +72,9 @@ def task(skulls: list[PackedSkull], folder: Path) -> Task:
         unlikely = (error / width + torch.log(width)).mean(1)
         weighed = (mean / mean.new_tensor(USUAL_MM) + HONESTY * unlikely).sum()
         tame = sum((part**2).sum() for part in (network.slope, network.noise_slope))
-        return weighed + 0.01 * tame, {"outer_mm": float(mean[0]), "inner_mm": float(mean[1])}
+        return weighed + 0.01 * tame, {"outer_mm": mean[0].item(), "inner_mm": mean[1].item()}
 
     return Task(kernel, sample, loss, batch=1, rate=0.03, ema=0.98)
-
-
-def surface(mean_mm: np.ndarray, domain: np.ndarray) -> np.ndarray:
-    """(P, 3) points of a mean outer surface (2, P) mm."""
-    return VAULT_MAP.directions()[domain] * mean_mm[0][:, None]
 
 
 def random_hole(generator: np.random.Generator, points: np.ndarray, domain: np.ndarray, fewest: int = 120) -> np.ndarray:

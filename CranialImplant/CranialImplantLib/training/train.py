@@ -25,8 +25,8 @@ DEVELOPMENT = ("004", "009", "013", "019", "029", "054", "060", "068", "073", "0
 VALIDATION = ("008", "018", "020", "022", "031", "032", "039", "047", "056", "058", "062", "072", "074", "077", "089")
 SAME_SCAN = ("t003",)  # this challenge skull is validation skull 018: vaults 0.2 mm apart, all others above 0.7
 
-PREPARATIONS = ("cases", "dome")
-READS_PACK = ("kernel", "cases", "dome", "look")  # the other stages read the cases alone
+PREPARATIONS = ("dome", "cases")
+READS_PACK = ("kernel", *PREPARATIONS, "look")  # the other stages read the cases alone
 
 
 def stages() -> dict[str, Callable[[list[PackedSkull], Path], Task]]:
@@ -58,7 +58,7 @@ def train(
     no number.
     """
     table = stages()
-    names = [*PREPARATIONS, *table]
+    names = ["kernel", *PREPARATIONS, *(name for name in table if name != "kernel")]
     if stage not in names:
         raise OptionError("stage", stage, "one of " + ", ".join(names))
     if not (math.isfinite(minutes) and minutes > 0):
