@@ -81,7 +81,7 @@ def shell_dome(outer_mm=OUTER_MM, inner_mm=INNER_MM) -> Dome:
     """The shell as a dome without samples."""
     outer, inner = (np.full(VAULT_MAP.shape, r, np.float32) for r in (outer_mm, inner_mm))
     none = np.zeros((0, *VAULT_MAP.shape), np.float32)
-    return Dome(outer, inner, np.zeros_like(outer), none, none)
+    return Dome(outer, inner, np.zeros((2, *outer.shape), np.float32), none, none)
 
 
 def cap_outline(direction, radius_mm) -> Outline:

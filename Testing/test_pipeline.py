@@ -106,6 +106,15 @@ def test_variance_lies_near_the_implants_and_has_many_levels(ensemble):
     assert np.array_equal(ensemble.agreement, ensemble.implants.sum(0))
 
 
+def test_the_spread_on_the_tables_is_the_deviation_the_members_are_drawn_with(ensemble, prepared):
+    spread = ensemble.spread
+    outer = spread.side == 1
+    index, _ = VAULT_MAP.pixels(prepared.located.pose.to_head(spread.vertices_lps[outer].astype(float)))
+    expected = VAULT_MAP.sample(prepared.dome.deviation[0], index)
+    inside = expected > 0.05
+    assert inside.mean() > 0.8 and np.allclose(spread.spread_mm[outer][inside], expected[inside], atol=0.02)
+
+
 def test_the_members_differ_and_the_report_says_how_much(ensemble):
     pairs = np.array(ensemble.report["pairwise_dsc"])
     assert pairs.shape == (5, 5) and np.allclose(pairs, pairs.T)

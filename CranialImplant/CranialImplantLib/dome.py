@@ -54,7 +54,7 @@ class Dome:
 
     outer: np.ndarray
     inner: np.ndarray
-    deviation: np.ndarray  # (H, W) posterior standard deviation of the outer radius, 0 where measured
+    deviation: np.ndarray  # (2, H, W) posterior standard deviation of outer and inner radius, 0 where measured
     sample_outer: np.ndarray  # (S, H, W)
     sample_inner: np.ndarray  # (S, H, W)
 
@@ -109,7 +109,7 @@ def posterior(
         sample_maps = np.stack([[image(m[0], outer, fill[0]), image(m[1], inner, fill[1])] for m in moved])
     return Dome(
         image(estimate[0], outer, fill[0]), image(estimate[1], inner, fill[1]),
-        image(deviation[0], np.zeros_like(outer), np.zeros_like(outer)),
+        np.stack([image(d, np.zeros_like(outer), np.zeros_like(outer)) for d in deviation]),
         sample_maps[:, 0], sample_maps[:, 1],
     )
 

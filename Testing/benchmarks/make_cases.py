@@ -4,7 +4,7 @@
     python make_cases.py ... --ids 004 009 --kind real                                their real holes only
     python make_cases.py ... --kind every                                             all five frozen holes of each, 75 cases
     python make_cases.py ... --kind real --slices 2.5                                 as if scanned with slices 2.5 mm apart
-    python make_cases.py ... --kind real --noise 0.4                                  bone with a noisy threshold
+    python make_cases.py ... --kind real --noise 0.25                                 bone with a noisy threshold
 
 TOOLS holds skull_pack.py (read_case) and validation_holes.py (PLACES, cut); SKULLS holds NNN.npz.xz, and its parent
 skullfix.csv with the columns id and split. Each skull gives its real hole (place "skullfix") and one frozen hole:
@@ -79,13 +79,12 @@ def thinned(volume: Volume, slices_mm: float) -> Volume:
 def roughened(volume: Volume, noise: float, seed: int) -> Volume:
     """The volume with bone as a noisy scan's threshold would give it; the truth stays.
 
-    Bone's occupancy, blurred by 0.7 voxel as a scanner does, plus white noise of that standard deviation (1 = the contrast
-    of bone), blurred alike, is cut at one half.
+    Bone's occupancy, blurred by 0.7 voxel as a scanner does, plus noise of that standard deviation (1 = the contrast of bone)
+    with the same grain, is cut at one half.
     """
-    generator = np.random.default_rng(seed)
-    white = generator.standard_normal(volume.array.shape, np.float32) * np.float32(noise)
+    grain = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal(volume.array.shape, np.float32), 0.7)
     whole = ndimage.gaussian_filter((volume.array > 0).astype(np.float32), 0.7)  # of the complete skull: no rim is blurred
-    bone = (whole + ndimage.gaussian_filter(white, 0.7) > 0.5) & (volume.array != 2)
+    bone = (whole + grain * np.float32(noise / grain.std()) > 0.5) & (volume.array != 2)
     return Volume(np.where(volume.array == 2, np.uint8(2), bone.astype(np.uint8)), volume.ijk_to_lps)
 
 
