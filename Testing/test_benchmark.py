@@ -31,6 +31,7 @@ from CranialImplantLib.model_baselines import BASELINES
 from MedShapeCore.errors import Cancelled, OptionError, RefusedInput
 from MedShapeCore.metrics import implant_metrics
 from MedShapeCore.volumes import Volume, read_volume, write_volume
+from scipy import ndimage
 
 
 @pytest.fixture(scope="module")
@@ -343,11 +344,28 @@ def test_the_table_can_be_read():
 # ---- cases from compact skull files
 
 
-def test_label_maps_are_made_with_the_places_in_turn(tmp_path):
+@pytest.fixture
+def make_cases():
     script = Path(__file__).parent / "benchmarks" / "make_cases.py"
     spec = importlib.util.spec_from_file_location("make_cases", script)
-    make_cases = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(make_cases)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_noise_roughens_bone_where_its_surface_is_and_tells_nothing_of_the_implant(make_cases):
+    labels = np.zeros((24, 24, 24), np.uint8)
+    labels[8:16, :12], labels[8:16, 12:] = 1, 2
+    noisy = make_cases.roughened(Volume(labels, np.eye(4)), 0.1, 0).array
+    changed = np.argwhere((noisy == 1) != (labels == 1))
+    assert 0 < len(changed) < 0.1 * (labels == 1).sum()
+    near = ndimage.distance_transform_edt(labels == 1) + ndimage.distance_transform_edt(labels != 1)
+    assert np.mean(near[tuple(changed.T)] <= 2.0) > 0.95  # and a speck or two
+    beside = (noisy == 1)[:, 14:]  # around the implant, away from bone, there is none
+    assert beside.mean() < 0.001 and ((noisy == 2)[8:16, 14:]).mean() > 0.999
+
+
+def test_label_maps_are_made_with_the_places_in_turn(make_cases, tmp_path):
     tools, skulls = tmp_path / "tools", tmp_path / "skulls" / "skullfix"
     tools.mkdir(), skulls.mkdir(parents=True)
     (tools / "skull_pack.py").write_text(

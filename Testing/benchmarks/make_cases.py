@@ -4,7 +4,7 @@
     python make_cases.py ... --ids 004 009 --kind real                                their real holes only
     python make_cases.py ... --kind every                                             all five frozen holes of each, 75 cases
     python make_cases.py ... --kind real --slices 2.5                                 as if scanned with slices 2.5 mm apart
-    python make_cases.py ... --kind real --noise 0.25                                 bone with a noisy threshold
+    python make_cases.py ... --kind real --noise 0.2                                  bone with a noisy threshold
 
 TOOLS holds skull_pack.py (read_case) and validation_holes.py (PLACES, cut); SKULLS holds NNN.npz.xz, and its parent
 skullfix.csv with the columns id and split. Each skull gives its real hole (place "skullfix") and one frozen hole:
@@ -77,15 +77,15 @@ def thinned(volume: Volume, slices_mm: float) -> Volume:
 
 
 def roughened(volume: Volume, noise: float, seed: int) -> Volume:
-    """The volume with bone as a noisy scan's threshold would give it; the truth stays.
+    """The volume with bone as a noisy scan's threshold would give it; the truth stays where no bone appears.
 
     Bone's occupancy, blurred by 0.7 voxel as a scanner does, plus noise of that standard deviation (1 = the contrast of bone)
     with the same grain, is cut at one half.
     """
     grain = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal(volume.array.shape, np.float32), 0.7)
-    whole = ndimage.gaussian_filter((volume.array > 0).astype(np.float32), 0.7)  # of the complete skull: no rim is blurred
-    bone = (whole + grain * np.float32(noise / grain.std()) > 0.5) & (volume.array != 2)
-    return Volume(np.where(volume.array == 2, np.uint8(2), bone.astype(np.uint8)), volume.ijk_to_lps)
+    occupancy = ndimage.gaussian_filter((volume.array == 1).astype(np.float32), 0.7)
+    bone = occupancy + grain * np.float32(noise / grain.std()) > 0.5
+    return Volume(np.where(bone, np.uint8(1), np.where(volume.array == 2, np.uint8(2), np.uint8(0))), volume.ijk_to_lps)
 
 
 def write_cases(
