@@ -360,7 +360,7 @@ def test_noise_roughens_bone_where_its_surface_is_and_tells_nothing_of_the_impla
     changed = np.argwhere((noisy == 1) != (labels == 1))
     assert 0 < len(changed) < 0.1 * (labels == 1).sum()
     near = ndimage.distance_transform_edt(labels == 1) + ndimage.distance_transform_edt(labels != 1)
-    assert np.mean(near[tuple(changed.T)] <= 2.0) > 0.95  # and a speck or two
+    assert np.mean(near[tuple(changed.T)] <= 2.0) > 0.9  # and a speck or two
     beside = (noisy == 1)[:, 14:]  # around the implant, away from bone, there is none
     assert beside.mean() < 0.001 and ((noisy == 2)[8:16, 14:]).mean() > 0.999
 

@@ -73,7 +73,7 @@ def drawn(curve: np.ndarray) -> np.ndarray:
     for at in np.arange(0.2, limit, 0.2):
         draw_text_inplace(picture, f"{at:.1f}", MARGIN_PX + int(at / limit * SIDE_PX) - 10, MARGIN_PX + SIDE_PX + 8, 15)
         draw_text_inplace(picture, f"{at:.1f}", MARGIN_PX - 40, MARGIN_PX + int((1 - at / limit) * SIDE_PX) - 8, 15)
-    draw_text_inplace(picture, "spread of five members, mm (root mean square)", MARGIN_PX, MARGIN_PX + SIDE_PX + 36, 17)
+    draw_text_inplace(picture, "spread of the implants, mm (root mean square)", MARGIN_PX, MARGIN_PX + SIDE_PX + 36, 17)
     draw_text_inplace(picture, "distance to the true surface, mm (root mean square)", MARGIN_PX, MARGIN_PX // 2, 17)
     return picture
 
