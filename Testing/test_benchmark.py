@@ -23,11 +23,11 @@ from CranialImplantLib.benchmark import (
     list_cases,
     peak_memory_mb,
     run,
-    spread_error_correlation,
 )
 from CranialImplantLib.benchmark_table import described, summarized, table_text
 from CranialImplantLib.ensemble import SpreadSurface, placed
 from CranialImplantLib.model_baselines import BASELINES
+from CranialImplantLib.reliability import spread_error_correlation
 from MedShapeCore.errors import Cancelled, OptionError, RefusedInput
 from MedShapeCore.metrics import implant_metrics
 from MedShapeCore.volumes import Volume, read_volume, write_volume

@@ -18,10 +18,11 @@ import numpy as np
 sys.path[:0] = [str(Path(__file__).resolve().parents[2] / folder) for folder in ("MedShapeGen", "CranialImplant")]
 
 import torch  # noqa: E402
-from CranialImplantLib.benchmark import list_cases, read_case, spread_and_error  # noqa: E402
+from CranialImplantLib.benchmark import list_cases, read_case  # noqa: E402
 from CranialImplantLib.models import load_models  # noqa: E402
 from CranialImplantLib.options import ImplantOptions  # noqa: E402
 from CranialImplantLib.pipeline import generate_implants  # noqa: E402
+from CranialImplantLib.reliability import spread_and_error  # noqa: E402
 from CranialImplantLib.skull import Skull  # noqa: E402
 from MedShapeCore.pictures import as_bytes, blank, draw_text_inplace, write_png  # noqa: E402
 
