@@ -45,7 +45,6 @@ class DomeModel:
     couplings: np.ndarray  # (L,) correlation of outer and inner radius in them
     mirrorings: np.ndarray  # (L,) and with the other side of the head
     noise_mm: np.ndarray  # (2, P) of a measured radius: bone is rough, inside more than outside
-    inflation: float = 1.0  # of the posterior deviation
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def posterior(
         chosen = torch.from_numpy(known_pixels(model.domain, points, usable, missing & ~usable))
         solved = regress(prior, seen[:, chosen], chosen, torch.from_numpy(wanted))
     estimate = model.mean[:, wanted] + solved.deviation_mm.numpy()
-    deviation = model.inflation * np.sqrt(np.maximum(solved.variance.numpy(), 0.0))
+    deviation = np.sqrt(np.maximum(solved.variance.numpy(), 0.0))
     place = np.flatnonzero(model.domain.ravel())[wanted]
 
     fill = np.stack([outer, inner])[:, :, ::-1] if other is None else other
@@ -105,7 +104,7 @@ def posterior(
     if draws is not None and len(draws):
         samples = prior_samples(model, draws)  # (S, 2, P) deviations from the mean
         correction = samples[:, :, chosen.numpy()].reshape(len(draws), -1) @ solved.gain.numpy().T
-        moved = estimate + model.inflation * (samples[:, :, wanted] - correction.reshape(len(draws), 2, -1))
+        moved = estimate + samples[:, :, wanted] - correction.reshape(len(draws), 2, -1)
         sample_maps = np.stack([[image(m[0], outer, fill[0]), image(m[1], inner, fill[1])] for m in moved])
     return Dome(
         image(estimate[0], outer, fill[0]), image(estimate[1], inner, fill[1]),
