@@ -8,6 +8,8 @@ from CranialImplantLib.defect import (
     FINE_MAP,
     MIN_AREA_CM2,
     POINT_REACH_MM,
+    SURE_AREA_CM2,
+    around_cut,
     choose_hole,
     find_gaps,
     find_holes,
@@ -72,8 +74,8 @@ def test_a_complete_shell_has_no_hole():
 
 
 def test_a_small_gap_needs_the_looks_support_and_a_burr_hole_is_none():
-    small_mm, burr_mm = 12.5, 8.0
-    assert MIN_AREA_CM2 < cap_cm2(small_mm) < 6.0 and cap_cm2(burr_mm) < MIN_AREA_CM2
+    small_mm, burr_mm = 10.6, 8.0
+    assert MIN_AREA_CM2 < cap_cm2(small_mm) < SURE_AREA_CM2 and cap_cm2(burr_mm) < MIN_AREA_CM2
     assert len(found(((LEFT, small_mm),), SURE)) == 1
     assert found(((LEFT, small_mm),), UNSURE) == []
     assert found(((LEFT, burr_mm),), SURE) == []
@@ -170,6 +172,38 @@ def outline_of(direction, radius_mm, field=None):
     gone = ndimage.binary_dilation(hole.pixels, iterations=2)
     dome = posterior(MODEL, np.where(gone, np.nan, bone.outer), np.where(gone, np.nan, bone.inner), gone)
     return fine_outline(field, dome, hole)
+
+
+def straight_cut(radius_mm):
+    """The shell with a hole of parallel walls: on rays they run slanted, outside the hole on the inner table."""
+    points = HEAD_GRID.points()
+    wall = np.where(points[..., 2] > 0, radius_mm - np.hypot(points[..., 0], points[..., 1]), -6.0)
+    return np.maximum(shell_on_grid(), np.clip(wall, -6, 6)).astype(np.float32)
+
+
+def test_bone_faces_as_expected_on_the_tables_and_across_on_the_wall_of_a_cut():
+    bone = vault_bone(straight_cut(55.0), np.ones(HEAD_GRID.shape, bool), MODEL)
+    polar = VAULT_MAP.polar_deg()
+    table = (polar > 55) & MODEL.domain
+    assert bone.facing.shape == (2, *polar.shape) and bone.facing[:, table].min() > 0.98
+    wall = (polar > 44.5) & (polar < 46.5)  # outer table to 43.4 degrees, inner table to 48.0
+    assert bone.facing[1][wall].max() < 0.85
+    assert (bone.facing[:, polar < 42] == 0).all() and (bone.facing[:, ~MODEL.domain] == 1).all()
+
+
+def test_beside_a_slanted_cut_the_tables_count_and_the_wall_does_not():
+    bone = vault_bone(straight_cut(55.0), np.ones(HEAD_GRID.shape, bool), MODEL)
+    (hole,) = find_holes(bone, MODEL, SURE)
+    gone, doubt = around_cut(hole.pixels, bone.facing)
+    polar = VAULT_MAP.polar_deg()
+    wall = (polar > 44.5) & (polar < 46.5)
+    assert np.isinf(doubt[:, hole.pixels]).all() and np.isinf(doubt[1][wall]).all() and gone[wall].all()
+    assert doubt[0][(polar > 46) & (polar < 49)].max() < 0.5  # the outer table goes on to the very edge
+    assert not gone[polar > 58].any()
+    model = shell_model(residual_mm=1.5, lengths_mm=(25.0, 10.0))
+    dome = posterior(model, bone.outer, bone.inner, gone, doubt_mm=doubt)
+    assert np.abs(dome.outer - OUTER_MM)[gone].max() < 0.25 and np.abs(dome.inner - INNER_MM)[gone].max() < 0.15
+    assert np.abs(posterior(model, bone.outer, bone.inner, gone).inner - INNER_MM)[gone].max() > 0.3
 
 
 def fine_cm2(missing):

@@ -329,7 +329,7 @@ def test_around_the_hole_the_mirror_image_is_laid_on_the_bone_that_is_there():
     field = np.clip(field, -6, 6).astype(np.float32)
     nothing = np.zeros(VAULT_MAP.shape)
     hole = defect.Hole(nothing > 0, 20.0, np.array([60.0, -45.0, 20.0]), 1.0)
-    located = Located(HeadPose(np.eye(4), 1.0, 0.0), MIRROR, field, nothing, nothing, np.zeros((2, 1, 1)), [hole])
+    located = Located(HeadPose(np.eye(4), 1.0, 0.0), MIRROR, field, nothing, nothing, *2 * [np.zeros((2, 1, 1))], [hole])
     found = mirror_near(located, hole)
     cheek = np.array([50.0, -60.0, 10.0])
     assert np.allclose(found[:3, :3] @ cheek + found[:3, 3], cheek * [-1, 1, 1] + shift, atol=0.5)

@@ -91,3 +91,13 @@ def test_a_map_is_read_between_its_pixels_and_beyond_its_border():
     inside, beyond = np.array([[0.5, 1.0]]), np.array([[5.0, 1.0]])
     assert small.sample(image, inside)[0] == 2.5
     assert small.sample(image, beyond)[0] == 7.0 and small.sample(image, beyond, 99.0)[0] == 99.0
+
+
+def test_the_normals_of_a_sphere_off_the_middle_point_away_from_its_centre():
+    centre = np.array([8.0, -12.0, 5.0])
+    directions = VAULT_MAP.directions()
+    surface = directions * radius_along(directions, centre, OUTER_MM)[..., None]
+    expected = (surface - centre) / OUTER_MM
+    normals = VAULT_MAP.normals(np.linalg.norm(surface, axis=-1))
+    near = VAULT_MAP.polar_deg() < 110
+    assert np.arccos(np.clip((normals * expected).sum(-1)[near], -1, 1)).max() < np.radians(1.0)

@@ -20,10 +20,13 @@ from .head import FIELD_LIMIT_MM, HEAD_GRID
 from .pose import MIRROR, reflected_points
 from .vault import VAULT_MAP, MapGrid, cast
 
-RIM_PIXELS = 2  # pixels around a hole whose radii may measure the cut's wall, not the skull
-WALL_PIXELS = 1  # and those that surely do
+RIM_PIXELS = 2  # pixels around a hole that are restored, too
+REACH_PIXELS = 6  # how far from a hole a ray may meet the wall of a slanted cut
+WALL_FACING = 0.85  # cosine between bone's own normal and the expected one below which it is that wall
+SLANT_MM = 3.0  # noise of a radius beside the hole where bone faces across, times 1 - cosine
+EDGE_MM = 0.2  # noise of a radius at the very edge, which the field rounds
 MIN_AREA_CM2 = 3.0  # smaller gaps are burr holes, sutures or thin bone
-SURE_AREA_CM2 = 6.0  # from here on a hole needs no support by the look: complete skulls show none
+SURE_AREA_CM2 = 4.0  # from here on a hole needs no support by the look: 74 complete skulls show no gap above 1 cm2
 MIN_SUPPORT = 0.1
 FAINT_AREA_CM2 = 1.0  # smallest gap that is a hole where a person points at it
 SUNKEN_MM = 8.0  # below the domain a ray is missing where its bone lies this much deeper than on the other side
@@ -55,6 +58,7 @@ class VaultBone:
     expected: np.ndarray  # (H, W) mm, where the outer surface should be
     seen: np.ndarray  # (H, W) bool, the expected place lies inside the scan
     other: np.ndarray  # (2, H, W) mm, outer and inner radius of the head's mirror image below the domain, else NaN
+    facing: np.ndarray  # (2, H, W), see bone_facing
 
 
 def vault_bone(
@@ -80,7 +84,30 @@ def vault_bone(
     mirrored = HEAD_GRID.sample(field, reflected_points(HEAD_GRID.points(), mirror_head), FIELD_LIMIT_MM)
     low = ~model.domain
     other[:, low] = cast(mirrored, HEAD_GRID, directions[low], expected[low])
-    return VaultBone(outer, inner, expected, seen, other)
+    return VaultBone(outer, inner, expected, seen, other, bone_facing(field, np.stack([outer, inner]), model))
+
+
+def bone_facing(field: np.ndarray, radii: np.ndarray, model: DomeModel) -> np.ndarray:
+    """How bone faces where rays meet it: (2, H, W) cosine between its normal and that of the model's mean tables.
+
+    field : signed mm to bone on HEAD_GRID; radii : (2, H, W) mm, outer and inner. A table faces nearly as expected, the wall
+    of a cut across. 0 where there is no bone, 1 below the model's domain, where nothing is expected.
+    """
+    directions = VAULT_MAP.directions().astype(np.float32)
+    facing = np.zeros(radii.shape, np.float32)
+    for radius, mean, sign, cosine in zip(radii, model.mean, (1, -1), facing, strict=True):
+        expected = np.full(model.domain.shape, np.nan, np.float32)
+        expected[model.domain] = mean
+        expected = VAULT_MAP.normals(ndimage.gaussian_filter(extended(expected), 1.0))
+        met = np.isfinite(radius)
+        points = directions[met] * radius[met][:, None].astype(np.float32)
+        steps = HEAD_GRID.step * np.eye(3, dtype=np.float32)
+        ahead, behind = (HEAD_GRID.sample(field, points[:, None] + s * steps, FIELD_LIMIT_MM) for s in (1, -1))
+        slope = ahead - behind  # (n, 3), along the bone's normal
+        length = np.maximum(np.linalg.norm(slope, axis=-1), 1e-6)
+        cosine[met] = sign * (slope * expected[met]).sum(-1) / length
+        cosine[~model.domain] = 1.0
+    return facing
 
 
 def find_holes(bone: VaultBone, model: DomeModel, missing_probability: np.ndarray) -> list[Hole]:
@@ -251,6 +278,17 @@ def outline_distance(missing: np.ndarray, radius_mm: np.ndarray) -> np.ndarray:
     return (np.minimum(distance, OUTLINE_MM) * np.where(missing, -1, 1)).astype(np.float32)
 
 
-def around_cut(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The pixels (H, W) bool to restore of a hole's pixels (H, W) bool, and those without a radius to go by."""
-    return tuple(ndimage.binary_dilation(pixels, iterations=n) for n in (RIM_PIXELS, WALL_PIXELS))
+def around_cut(pixels: np.ndarray, facing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The pixels to restore of a hole and around it, and how far the radii met there may be trusted.
+
+    pixels : (H, W) bool, of the hole; facing : (2, H, W), see bone_facing. Rays beside a slanted cut meet its wall, outside
+    on one rim and inside on the other: what faces across and hangs together with the hole is wall.
+    Returns (H, W) bool and (2, H, W) mm, the noise of a radius besides bone's own, infinite where it is no table's.
+    """
+    square = np.ones((3, 3), bool)
+    wall = (facing < WALL_FACING) & ndimage.binary_dilation(pixels, square, iterations=REACH_PIXELS)
+    labels, _ = ndimage.label(wall.any(0) | pixels, square)
+    joined = np.isin(labels, np.unique(labels[pixels]))
+    gone = ndimage.binary_dilation(pixels, iterations=RIM_PIXELS) | ndimage.binary_dilation(joined)
+    doubt = SLANT_MM * (1 - facing) + EDGE_MM * ndimage.binary_dilation(pixels, square)
+    return gone, np.where((wall & joined) | pixels, np.inf, doubt)

@@ -60,12 +60,13 @@ class Dome:
 
 def posterior(
     model: DomeModel, outer: np.ndarray, inner: np.ndarray, hole: np.ndarray, draws: np.ndarray | None = None,
-    other: np.ndarray | None = None,
+    other: np.ndarray | None = None, doubt_mm: np.ndarray | float = 0.0,
 ) -> Dome:
     """Regresses the whole map on what is known outside the hole and beside its cut.
 
     outer, inner : (H, W) mm, NaN = unknown; hole : (H, W) bool, pixels to restore: the hole and some around it, whose rays
     may meet the wall of the cut. Measured radii there count where they agree with the surroundings (`_agreeing`);
+    doubt_mm : (2, H, W), how much noisier they are than elsewhere, infinite = not to be used;
     draws : (S, n) standard normal numbers of S samples (see `draw_numbers`), None = no samples;
     other : (2, H, W) mm, the radii of the head's mirror image, which fill a hole below the domain; None = the maps
     mirrored about the head frame's own plane. No hole gives the maps as they are, no known pixel the prior.
@@ -73,18 +74,22 @@ def posterior(
     points = mean_points(model)  # (P, 3) mm
     measured = np.stack([outer[model.domain], inner[model.domain]]) - model.mean  # (2, P)
     finite = np.isfinite(measured).all(0)
+    doubt = np.broadcast_to(doubt_mm, (2, *hole.shape))[:, model.domain].astype(np.float64)
+    own = np.isfinite(doubt)
     missing = hole[model.domain]
     wanted = np.flatnonzero(missing)
     with torch.inference_mode():
         prior = prior_of(model)
         seen = torch.from_numpy(np.where(finite, measured, 0.0).astype(np.float64))
         usable = finite & ~missing
-        beside = torch.from_numpy(np.flatnonzero(finite & missing))
+        beside = torch.from_numpy(np.flatnonzero(finite & missing & own.any(0)))
         if len(beside):
             chosen = torch.from_numpy(known_pixels(model.domain, points, usable, missing, KNOWN_FIRST))
             first = regress(prior, seen[:, chosen], chosen, beside)
-            true = _agreeing(seen[:, beside] - first.deviation_mm, first.variance + prior.noise_mm[:, beside] ** 2)
-            prior.noise_mm[:, beside] = torch.where(true, prior.noise_mm[:, beside], DOUBTED_MM)
+            noise = torch.hypot(prior.noise_mm[:, beside], torch.from_numpy(doubt[:, beside]))
+            true = _agreeing(seen[:, beside] - first.deviation_mm, first.variance + noise**2)
+            true &= torch.from_numpy(own[:, beside])
+            prior.noise_mm[:, beside] = torch.where(true, noise, DOUBTED_MM)
             usable[beside[true.any(0)].numpy()] = True
         chosen = torch.from_numpy(known_pixels(model.domain, points, usable, missing & ~usable))
         solved = regress(prior, seen[:, chosen], chosen, torch.from_numpy(wanted))

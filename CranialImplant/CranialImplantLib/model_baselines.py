@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 from MedShapeCore.volumes import spacing_of
-from scipy import linalg, ndimage
+from scipy import linalg
 
 from . import baselines
 from .baselines import HoleCase
-from .defect import RIM_PIXELS
+from .defect import around_cut
 from .dome import DomeModel, extended
 from .head import FIELD_LIMIT_MM
 from .members import native_field, refined_field
@@ -40,7 +40,7 @@ def pca_maps(model: DomeModel, outer: np.ndarray, inner: np.ndarray, hole: np.nd
 def _pca(hole: HoleCase) -> np.ndarray:
     prepared, models = _context(hole)
     located = prepared.located
-    gone = ndimage.binary_dilation(prepared.hole.pixels, iterations=RIM_PIXELS)
+    gone, _ = around_cut(prepared.hole.pixels, located.facing)
     outer, inner = pca_maps(models.dome, located.outer, located.inner, gone)
     field = np.full(hole.region.shape, FIELD_LIMIT_MM, np.float32)
     field[hole.region] = shell_field(outer, inner, prepared.outline, region_points(hole.region, hole.ijk_to_lps, located.pose))

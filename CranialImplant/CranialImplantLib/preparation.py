@@ -57,6 +57,7 @@ class Located:
     outer: np.ndarray  # (H, W) mm on VAULT_MAP
     inner: np.ndarray
     other: np.ndarray  # (2, H, W) mm, see VaultBone
+    facing: np.ndarray  # (2, H, W), see bone_facing
     gaps: list[Hole]  # see find_gaps
 
     @property
@@ -116,7 +117,7 @@ def locate(skull: Skull, models: Models, progress: Progress = silent, clock: Clo
     opinion = ndimage.map_coordinates(missing, np.moveaxis(index, -1, 0), order=1, mode="constant", output=np.float32)
     gaps = find_gaps(bone, models.dome, opinion)
     clock.lap("hole")
-    return Located(pose, mirror, field, bone.outer, bone.inner, bone.other, gaps)
+    return Located(pose, mirror, field, bone.outer, bone.inner, bone.other, bone.facing, gaps)
 
 
 def prepare(
@@ -128,9 +129,8 @@ def prepare(
     located = locate(skull, models, progress, clock)
     hole, notices = choose_hole(located.gaps, options.hole, *_place_head(options, located.pose))
     progress("guessing the dome", 0.32)
-    gone, cut = around_cut(np.any([h.pixels for h in (*located.holes, hole)], 0))
-    outer, inner = (np.where(cut, np.nan, image) for image in (located.outer, located.inner))
-    dome = posterior(models.dome, outer, inner, gone, draws, located.other)
+    gone, doubt = around_cut(np.any([h.pixels for h in (*located.holes, hole)], 0), located.facing)
+    dome = posterior(models.dome, located.outer, located.inner, gone, draws, located.other, doubt)
     clock.lap("first guess")
     outline = fine_outline(located.field, dome, hole)
     if outline.missing.sum() < 100:

@@ -56,6 +56,13 @@ class MapGrid:
         index = np.stack([points_head[..., 1] * factor, points_head[..., 0] * factor], -1) + self.half
         return index, radius
 
+    def normals(self, radius_mm: np.ndarray) -> np.ndarray:
+        """(H, W, 3) unit vectors, head frame, outward from the surface of a radius map (H, W) without NaN."""
+        surface = self.directions() * radius_mm[..., None]
+        normals = np.cross(np.gradient(surface, axis=1), np.gradient(surface, axis=0))
+        normals /= np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-9)
+        return np.asarray(normals * np.sign((normals * surface).sum(-1, keepdims=True)))
+
     def sample(self, image: np.ndarray, index: np.ndarray, outside: float | None = None) -> np.ndarray:
         """Values of a map (H, W) at continuous (row, column) (..., 2), float32.
 

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from ..defect import around_cut, find_holes, fine_outline, vault_bone
+from ..defect import around_cut, bone_facing, find_holes, fine_outline, vault_bone
 from ..dome import DomeModel, draw_numbers, posterior
 from ..head import FIELD_LIMIT_MM, HEAD_GRID
 from ..pose import own_mirror
@@ -108,20 +108,22 @@ def whole_maps(skulls: list[PackedSkull], kernel: Kernel) -> tuple[np.ndarray, n
     whole[:, complete] = outer, inner
     if not complete.all():
         model = dome_model(fit_shape(outer, inner, domain), kernel)
-        others = vault_maps([s for s in skulls if not s.complete], np.nanmedian(outer, 0))
-        whole[:, ~complete] = filled_maps(model, *others)
+        cut = [s for s in skulls if not s.complete]
+        whole[:, ~complete] = filled_maps(model, cut, *vault_maps(cut, np.nanmedian(outer, 0)))
     return whole[0], whole[1], domain
 
 
-def filled_maps(model: DomeModel, outer: np.ndarray, inner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Maps (N, H, W) in mm whose holes within the model's domain hold one posterior sample each."""
+def filled_maps(
+    model: DomeModel, skulls: Iterable[PackedSkull], outer: np.ndarray, inner: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Maps (N, H, W) in mm of skulls whose holes within the model's domain hold one posterior sample each."""
     generator = np.random.default_rng(0)
     filled_outer, filled_inner = [], []
-    for o, i in zip(outer, inner, strict=True):
+    for skull, o, i in zip(skulls, outer, inner, strict=True):
         gone = ndimage.binary_opening(~np.isfinite(o) & model.domain)
-        gone, no_radius = around_cut(gone)
-        draws = draw_numbers(model, generator)[None]
-        dome = posterior(model, np.where(no_radius, np.nan, o), np.where(no_radius, np.nan, i), gone, draws)
+        facing = bone_facing(skull.field.astype(np.float32) * QUANTUM_MM, np.stack([o, i]), model)
+        gone, doubt = around_cut(gone, facing)
+        dome = posterior(model, o, i, gone, draw_numbers(model, generator)[None], doubt_mm=doubt)
         inside = gone & model.domain
         filled_outer.append(np.where(inside, dome.sample_outer[0], o))
         filled_inner.append(np.where(inside, dome.sample_inner[0], i))
@@ -186,12 +188,11 @@ def make_case(skull: PackedSkull, model: DomeModel, generator: np.random.Generat
     if not holes:
         return None
     hole = holes[0]
-    gone, no_radius = around_cut(hole.pixels)
+    gone, doubt = around_cut(hole.pixels, bone.facing)
     if not skull.complete and (gone & ~np.isfinite(true_bone.outer) & model.domain).sum() > 3:
         return None
     draws = np.stack([draw_numbers(model, generator) for _ in range(SAMPLES)])
-    known_outer, known_inner = (np.where(no_radius, np.nan, image) for image in (bone.outer, bone.inner))
-    dome = posterior(model, known_outer, known_inner, gone, draws, bone.other)
+    dome = posterior(model, bone.outer, bone.inner, gone, draws, bone.other, doubt)
     outline = fine_outline(cut, dome, hole)
     if outline.missing.sum() < MIN_PIXELS:
         return None
