@@ -194,14 +194,14 @@ def test_bone_faces_as_expected_on_the_tables_and_across_on_the_wall_of_a_cut():
 def test_beside_a_slanted_cut_the_tables_count_and_the_wall_does_not():
     bone = vault_bone(straight_cut(55.0), np.ones(HEAD_GRID.shape, bool), MODEL)
     (hole,) = find_holes(bone, MODEL, SURE)
-    gone, doubt = around_cut(hole.pixels, bone.facing)
+    gone, (outer, inner), doubt = around_cut(hole.pixels, np.stack([bone.outer, bone.inner]), bone.facing)
     polar = VAULT_MAP.polar_deg()
     wall = (polar > 44.5) & (polar < 46.5)
     assert np.isinf(doubt[:, hole.pixels]).all() and np.isinf(doubt[1][wall]).all() and gone[wall].all()
     assert doubt[0][(polar > 46) & (polar < 49)].max() < 0.5  # the outer table goes on to the very edge
     assert not gone[polar > 58].any()
     model = shell_model(residual_mm=1.5, lengths_mm=(25.0, 10.0))
-    dome = posterior(model, bone.outer, bone.inner, gone, doubt_mm=doubt)
+    dome = posterior(model, outer, inner, gone, doubt_mm=doubt)
     assert np.abs(dome.outer - OUTER_MM)[gone].max() < 0.25 and np.abs(dome.inner - INNER_MM)[gone].max() < 0.15
     assert np.abs(posterior(model, bone.outer, bone.inner, gone).inner - INNER_MM)[gone].max() > 0.3
 

@@ -125,7 +125,7 @@ def test_below_the_domain_a_given_mirror_image_stands_in():
     model = shell_model()
     truth = maps_of(model, np.zeros(6))
     hole = hole_map((1.0, 0.3, -0.1), 25.0)
-    other = np.full((2, *VAULT_MAP.shape), 71.0, np.float32)
+    other = np.where(model.domain, np.nan, np.full((2, *VAULT_MAP.shape), 71.0, np.float32))
     dome = restored(model, truth, hole, other=other)
     assert (dome.outer[hole & ~model.domain] == 71.0).all()
     assert np.abs(dome.outer[hole & model.domain] - OUTER_MM).max() < 0.1
@@ -156,6 +156,18 @@ def test_the_other_side_helps_where_the_modes_know_nothing():
         np.abs(restored(m, truth, hole).outer - truth[0])[hole].max() for m in (model, alone)
     )
     assert helped < 0.6 * unaided
+
+
+def test_the_other_side_counts_where_it_was_laid_opposite_the_hole():
+    """A bump that both sides have, on the other one 9 mm farther back: the head is not quite symmetric."""
+    model = shell_model(modes=1, residual_mm=2.0, lengths_mm=(25.0, 10.0), mirroring=0.9)
+    here, there = (0.7, 0.0, 0.7), (-0.7, 0.11, 0.7)
+    bumps = [3.0 * np.exp(-((angle_rad(DIRECTIONS, place) * OUTER_MM / 12.0) ** 2)) for place in (here, there)]
+    truth = maps_of(model, np.zeros(1)) + np.float32(bumps[0] + bumps[1])
+    hole, around = hole_map(here, 26.0), hole_map(here, 40.0)
+    laid = np.where(around, maps_of(model, np.zeros(1)) + np.float32(bumps[0]), np.nan)
+    with_it, without = (np.abs(restored(model, truth, hole, other=o).outer - truth[0])[hole].max() for o in (laid, None))
+    assert with_it < 0.6 * without
 
 
 def test_below_the_domain_the_other_side_stands_in():
@@ -217,6 +229,16 @@ def test_radii_beside_the_cut_count_where_they_are_bone_and_not_where_they_are_i
     wall = np.where(beside, truth[0] - np.float32(4.0), truth[0])  # the ray meets the wall far below the outer table
     assert error(truth[0], truth[1]) < 0.8 * error(blind, truth[1])
     assert error(wall, truth[1]) < 1.05 * error(blind, truth[1])
+
+
+def test_restored_bone_is_nowhere_too_thin_to_be_printed():
+    model = shell_model(residual_mm=0.6)
+    truth = maps_of(model, np.zeros(6))
+    truth[1] = truth[0] - 1.0  # bone of 1 mm
+    hole = hole_map(LEFT, 30.0)
+    dome = restored(model, truth, hole, draws_of(model, 4))
+    pairs = ((dome.outer, dome.inner), *zip(dome.sample_outer, dome.sample_inner, strict=True))
+    assert min((outer - inner)[hole].min() for outer, inner in pairs) == pytest.approx(1.5, abs=1e-4)
 
 
 def test_a_ridge_beside_the_hole_does_not_bend_the_dome():

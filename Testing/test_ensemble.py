@@ -1,5 +1,6 @@
 """The ensemble says how far its members differ, in mm and in voxels, and which of them to trust."""
 
+import dataclasses
 import time
 
 import numpy as np
@@ -10,10 +11,12 @@ from CranialImplantLib.ensemble import (
     build_ensemble_parts,
     compared,
     head_centre,
+    notices_about,
     ranked,
     rim_share,
     soft_occupancy,
     soft_variance,
+    tunnels_of,
 )
 from CranialImplantLib.subtraction import implant_from_field
 from MedShapeCore.errors import FailedResult
@@ -210,6 +213,19 @@ def test_every_check_can_fail(damage, failed):
 
 def report(agreement=0.9, volume_ml=20.0, failed=()):
     return MemberReport(volume_ml, 40.0, 6.0, 5.0, agreement, 0, 1, True, not failed, failed)
+
+
+def test_holes_through_an_implant_are_counted_and_told():
+    plate = np.zeros((12, 40, 40), bool)
+    plate[4:8, 5:35, 5:35] = True
+    assert tunnels_of(mask_surface(plate, np.eye(4)), 1) == 0
+    for hole in ((10, 10), (20, 25)):
+        plate[:, hole[0] : hole[0] + 4, hole[1] : hole[1] + 4] = False
+    assert tunnels_of(mask_surface(plate, np.eye(4)), 1) == 2
+    perforated = dataclasses.replace(report(), tunnels=2)
+    (notice,) = notices_about((report(),), perforated)
+    assert notice.code == "perforated" and notice.message.startswith("Where it is thinnest, 2 small holes lead")
+    assert notices_about((perforated,), report()) == ()
 
 
 def test_ranking_counts_failed_checks_before_agreement():

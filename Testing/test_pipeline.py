@@ -6,11 +6,12 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from CranialImplantLib import defect, preparation
+from CranialImplantLib import preparation
 from CranialImplantLib.head import HEAD_GRID
 from CranialImplantLib.members import SHARED, network_field, shared_correction
 from CranialImplantLib.models import WEIGHTS, load_models
 from CranialImplantLib.options import ImplantOptions
+from CranialImplantLib.other_side import mirror_near
 from CranialImplantLib.pipeline import (
     QUALITIES,
     describe_hole,
@@ -20,8 +21,8 @@ from CranialImplantLib.pipeline import (
     missing_points,
     refined_field,
 )
-from CranialImplantLib.pose import MIRROR, HeadPose
-from CranialImplantLib.preparation import Clock, Located, mirror_near, prepare, side_of
+from CranialImplantLib.pose import MIRROR
+from CranialImplantLib.preparation import Clock, prepare, side_of
 from CranialImplantLib.skull import Skull, load_skull
 from CranialImplantLib.vault import VAULT_MAP
 from MedShapeCore.distance import signed_distance
@@ -319,23 +320,21 @@ def test_a_complete_skull_is_refused(models):
     assert error.code == "no-hole"
 
 
-def test_around_the_hole_the_mirror_image_is_laid_on_the_bone_that_is_there():
-    """The right cheek lies (-3, 2, 0) mm off the left one's mirror image, the back of the head is symmetric."""
-    points, shift = HEAD_GRID.points(), np.array([-3.0, 2.0, 0.0])
+@pytest.mark.parametrize(("shift", "believed"), [((-3.0, 2.0, 0.0), True), ((-4.5, 4.0, 0.0), False)])
+def test_around_the_hole_the_mirror_image_is_laid_on_the_bone_that_is_there(shift, believed):
+    """The right cheek lies a little off the left one's mirror image, the back of the head is symmetric."""
+    points = HEAD_GRID.points()
     field = np.linalg.norm(points - np.float32([0, 80, 0]), axis=-1) - 30.0
     for centre in np.array([[50.0, -60, 10], [62.0, -40, 0], [55.0, -50, -18]]):
         for place in (centre, centre * [-1, 1, 1] + shift):
             field = np.minimum(field, np.linalg.norm(points - place.astype(np.float32), axis=-1) - 11.0)
     field = np.clip(field, -6, 6).astype(np.float32)
-    nothing = np.zeros(VAULT_MAP.shape)
-    hole = defect.Hole(nothing > 0, 20.0, np.array([60.0, -45.0, 20.0]), 1.0)
-    located = Located(HeadPose(np.eye(4), 1.0, 0.0), MIRROR, field, nothing, nothing, *2 * [np.zeros((2, 1, 1))], [hole])
-    found = mirror_near(located, hole)
-    cheek = np.array([50.0, -60.0, 10.0])
-    assert np.allclose(found[:3, :3] @ cheek + found[:3, 3], cheek * [-1, 1, 1] + shift, atol=0.5)
+    hole, cheek = np.array([60.0, -45.0, 20.0]), np.array([50.0, -60.0, 10.0])
+    found = mirror_near(field, MIRROR, hole)
+    expected = cheek * [-1, 1, 1] + (np.array(shift) if believed else 0.0)  # too far off, it is the whole head's
+    assert np.allclose(found[:3, :3] @ cheek + found[:3, 3], expected, atol=0.5)
     assert np.linalg.det(found[:3, :3]) == pytest.approx(-1.0)
-    empty = dataclasses.replace(located, field=np.full_like(field, 6.0))
-    assert np.array_equal(mirror_near(empty, hole), MIRROR)
+    assert np.array_equal(mirror_near(np.full_like(field, 6.0), MIRROR, hole), MIRROR)
 
 
 @pytest.mark.parametrize("shape", ["empty", "one voxel", "plate", "ball"])

@@ -28,6 +28,18 @@ def test_radii_of_a_shell_off_the_middle_are_right_to_a_tenth_of_a_millimetre():
     assert np.abs(inner - radius_along(EVERYWHERE, centre, INNER_MM)).max() < 0.1
 
 
+def test_a_mirror_image_has_the_radii_of_the_other_side():
+    centre = np.array([6.0, -4.0, 3.0])
+    radius = np.linalg.norm(SPHERE_GRID.points() - centre, axis=-1)
+    field = np.clip(np.maximum(radius - OUTER_MM, INNER_MM - radius), -6, 6).astype(np.float32)
+    mirror = np.diag([-1.0, 1.0, 1.0, 1.0])
+    mirror[0, 3] = 4.0  # the plane x = 2
+    outer, inner = cast(field, SPHERE_GRID, EVERYWHERE, mirror_head=mirror)
+    image = np.array([-2.0, -4.0, 3.0])
+    assert np.abs(outer - radius_along(EVERYWHERE, image, OUTER_MM)).max() < 0.1
+    assert np.abs(inner - radius_along(EVERYWHERE, image, INNER_MM)).max() < 0.1
+
+
 def test_a_ray_through_a_hole_has_no_radius_and_the_others_keep_theirs():
     direction, hole_mm = (0.6, 0.3, 0.7), 20.0
     outer, inner = cast(shell_on_grid(((direction, hole_mm),)), HEAD_GRID, DIRECTIONS)

@@ -23,11 +23,13 @@ from .vault import VAULT_MAP
 KNOWN_NEAR = 800  # known pixels used close to the hole
 KNOWN_FIRST = 400  # the same to judge those beside the cut
 KNOWN_FAR = 200  # and elsewhere
-KNOWN_OPPOSITE = 250  # and on the other side, at the hole's mirror image
-AGREE = 1.0  # deviations by which a pixel beside the cut may make bone thinner than its surroundings tell
+KNOWN_OPPOSITE = 500  # and on the other side, at the hole's mirror image
+AGREE = 1.5  # deviations by which a pixel beside the cut may make bone thinner than its surroundings tell
 FOREIGN_MM = 1.0  # and twice as many and this by which it may make it thicker
 DOUBTED_MM = 30.0  # noise of what does not agree
-NEAR_MM, OPPOSITE_MM = 32.0, 8.0
+THINNEST_MM = 1.5  # of restored bone: thinner is not printed, and samples of thin bone would have holes
+NEAR_MM, OPPOSITE_MM = 32.0, 20.0
+CLEAR_PIXELS = 3  # around a hole, the other side counts as measured only farther away
 HEAD_BOX_MM = ((-95.0, 95.0), (-120.0, 120.0), (-60.0, 115.0))  # x, y, z: every head's vault lies inside
 NOISE_STEP = 0.4  # of a noise grid, in kernel lengths
 NOISE_MARGIN = 2.0  # kernel lengths around the head
@@ -68,11 +70,15 @@ def posterior(
     may meet the wall of the cut. Measured radii there count where they agree with the surroundings (`_agreeing`);
     doubt_mm : (2, H, W), how much noisier they are than elsewhere, infinite = not to be used;
     draws : (S, n) standard normal numbers of S samples (see `draw_numbers`), None = no samples;
-    other : (2, H, W) mm, the radii of the head's mirror image, which fill a hole below the domain; None = the maps
-    mirrored about the head frame's own plane. No hole gives the maps as they are, no known pixel the prior.
+    other : (2, H, W) mm, the radii of the head's mirror image on and around the hole, NaN elsewhere: they fill a hole below
+    the domain, and count as measured on the other side, where they lie better opposite the hole than what was met there;
+    None = the maps mirrored about the head frame's own plane. No hole gives the maps as they are, no known pixel the prior.
     """
     points = mean_points(model)  # (P, 3) mm
-    measured = np.stack([outer[model.domain], inner[model.domain]]) - model.mean  # (2, P)
+    fill = np.stack([outer, inner])[:, :, ::-1] if other is None else other
+    opposite = np.isfinite(fill).all(0)[:, ::-1] & ~ndimage.binary_dilation(hole, iterations=CLEAR_PIXELS)
+    known = np.where(opposite, fill[:, :, ::-1], np.stack([outer, inner]))
+    measured = known[:, model.domain] - model.mean  # (2, P)
     finite = np.isfinite(measured).all(0)
     doubt = np.broadcast_to(doubt_mm, (2, *hole.shape))[:, model.domain].astype(np.float64)
     own = np.isfinite(doubt)
@@ -94,10 +100,9 @@ def posterior(
         chosen = torch.from_numpy(known_pixels(model.domain, points, usable, missing & ~usable))
         solved = regress(prior, seen[:, chosen], chosen, torch.from_numpy(wanted))
     estimate = model.mean[:, wanted] + solved.deviation_mm.numpy()
+    estimate[1] = np.minimum(estimate[1], estimate[0] - THINNEST_MM)
     deviation = np.sqrt(np.maximum(solved.variance.numpy(), 0.0))
     place = np.flatnonzero(model.domain.ravel())[wanted]
-
-    fill = np.stack([outer, inner])[:, :, ::-1] if other is None else other
 
     def image(flat: np.ndarray, measured: np.ndarray, below: np.ndarray) -> np.ndarray:
         """A whole map: restored pixels (below the domain the other side's), else measured ones, else the nearest."""
@@ -110,6 +115,7 @@ def posterior(
         samples = prior_samples(model, draws)  # (S, 2, P) deviations from the mean
         correction = samples[:, :, chosen.numpy()].reshape(len(draws), -1) @ solved.gain.numpy().T
         moved = estimate + samples[:, :, wanted] - correction.reshape(len(draws), 2, -1)
+        moved[:, 1] = np.minimum(moved[:, 1], moved[:, 0] - THINNEST_MM)
         sample_maps = np.stack([[image(m[0], outer, fill[0]), image(m[1], inner, fill[1])] for m in moved])
     return Dome(
         image(estimate[0], outer, fill[0]), image(estimate[1], inner, fill[1]),

@@ -43,6 +43,7 @@ class MemberReport:
     watertight: bool
     passed: bool
     failed: tuple[str, ...] = ()  # of empty, bone, pieces, watertight, thickness, volume, rim, outlier
+    tunnels: int = 0  # holes through the implant
 
 
 @dataclass(frozen=True)
@@ -253,8 +254,14 @@ def measure_member(
     return MemberReport(
         volume_ml, outer_area_cm2(surface, centre_lps), thick,
         float(np.percentile(thickness, 5)) if len(thickness) else 0.0, agreement, overlap, pieces, watertight,
-        not failed, tuple(failed),
+        not failed, tuple(failed), tunnels_of(surface, pieces),
     )
+
+
+def tunnels_of(surface: Surface, bodies: int) -> int:
+    """How many holes lead through closed bodies: V - E + F = 2 (bodies - tunnels), and E = 3 F / 2 for triangles."""
+    vertices, triangles = surface
+    return max(0, round(bodies - (len(vertices) - len(triangles) / 2) / 2))
 
 
 def outer_area_cm2(surface: Surface, centre_lps: np.ndarray) -> float:
@@ -347,4 +354,8 @@ def notices_about(checks: tuple[MemberReport, ...], mean_report: MemberReport) -
     if not mean_report.passed:
         notices.append(Notice("mean-checks", f"The mean implant fails a check ({', '.join(mean_report.failed)}).",
                               "Look at it before use; give the hole's place with a point or a region and run again."))
+    if mean_report.tunnels:
+        holes = "a small hole leads" if mean_report.tunnels == 1 else f"{mean_report.tunnels} small holes lead"
+        notices.append(Notice("perforated", f"Where it is thinnest, {holes} through the mean implant.",
+                              "Choose a member without, or thicken and close it before printing."))
     return tuple(notices)

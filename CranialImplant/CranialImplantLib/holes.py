@@ -30,7 +30,7 @@ def views_of(located: Located) -> list[HoleView]:
     """All holes of a located skull, largest first; none gives an empty list."""
     if not located.holes:
         return []
-    radius = ndimage.gaussian_filter(extended(located.outer), 1.0)  # mm; across a hole, that of the nearest bone
+    radius = ndimage.gaussian_filter(extended(located.bone.outer), 1.0)  # mm; across a hole, that of the nearest bone
     views = []
     for number, hole in enumerate(located.holes, 1):
         soft = ndimage.gaussian_filter(hole.pixels.astype(np.float32), 0.7)

@@ -11,12 +11,23 @@ from MedShapeCore.errors import FailedResult, RefusedInput
 from MedShapeCore.notices import Notice
 from scipy import ndimage
 
-from .defect import HALF_THICKNESS_MM, Hole, Outline, around_cut, choose_hole, find_gaps, fine_outline, vault_bone
+from .defect import (
+    HALF_THICKNESS_MM,
+    Hole,
+    Outline,
+    VaultBone,
+    around_cut,
+    choose_hole,
+    find_gaps,
+    fine_outline,
+    vault_bone,
+)
 from .dome import Dome, posterior
 from .head import HEAD_GRID, head_field
 from .look import head_centre, look, look_input, look_matrix, similarity_from_look
 from .models import Models
 from .options import ImplantOptions
+from .other_side import mirror_near, other_radii
 from .pose import ATLAS_GRID, HeadPose, bone_points, own_mirror, pose_from_similarity, register
 from .roi import Patch, mirrored_structures, patch_around, roi_channels
 from .skull import Skull
@@ -25,8 +36,6 @@ from .vault import VAULT_MAP
 Progress = Callable[..., None]  # (stage, fraction, event=None); may raise Cancelled
 
 POSE_POINTS = 30_000  # of the bone: with fewer, the pose depends on the order in which the file stores its axes
-MIRROR_REACH_MM = 60.0  # around the hole: bone on which its mirror image is laid
-MIRROR_POINTS = 6000  # of it
 WORST_RESIDUAL_MM = 2.5  # of the pose's registration; real skulls: up to 0.9
 
 
@@ -54,10 +63,7 @@ class Located:
     pose: HeadPose
     mirror_head: np.ndarray  # (4, 4) reflection about the head's own symmetry plane, head frame
     field: np.ndarray  # signed mm on HEAD_GRID
-    outer: np.ndarray  # (H, W) mm on VAULT_MAP
-    inner: np.ndarray
-    other: np.ndarray  # (2, H, W) mm, see VaultBone
-    facing: np.ndarray  # (2, H, W), see bone_facing
+    bone: VaultBone
     gaps: list[Hole]  # see find_gaps
 
     @property
@@ -117,7 +123,7 @@ def locate(skull: Skull, models: Models, progress: Progress = silent, clock: Clo
     opinion = ndimage.map_coordinates(missing, np.moveaxis(index, -1, 0), order=1, mode="constant", output=np.float32)
     gaps = find_gaps(bone, models.dome, opinion)
     clock.lap("hole")
-    return Located(pose, mirror, field, bone.outer, bone.inner, bone.other, bone.facing, gaps)
+    return Located(pose, mirror, field, bone, gaps)
 
 
 def prepare(
@@ -129,34 +135,24 @@ def prepare(
     located = locate(skull, models, progress, clock)
     hole, notices = choose_hole(located.gaps, options.hole, *_place_head(options, located.pose))
     progress("guessing the dome", 0.32)
-    gone, doubt = around_cut(np.any([h.pixels for h in (*located.holes, hole)], 0), located.facing)
-    dome = posterior(models.dome, located.outer, located.inner, gone, draws, located.other, doubt)
+    field, bone = located.field, located.bone
+    pixels = np.any([h.pixels for h in (*located.holes, hole)], 0)
+    gone, (outer, inner), doubt = around_cut(pixels, np.stack([bone.outer, bone.inner]), bone.facing)
+    mirror = mirror_near(field, located.mirror_head, hole.centre_head)
+    other = other_radii(field, mirror, hole.pixels, bone.expected)
+    dome = posterior(models.dome, outer, inner, gone, draws, other, doubt)
     clock.lap("first guess")
-    outline = fine_outline(located.field, dome, hole)
+    outline = fine_outline(field, dome, hole)
     if outline.missing.sum() < 100:
         message = "The outline of the hole could not be found."
         raise FailedResult("no-outline", message, "Give a point in the middle of the defect.")
     patch = patch_around(outline, dome, hole.centre_head)
-    channels = roi_channels(located.field, located.mirror_head, dome, outline, patch)
+    channels = roi_channels(field, located.mirror_head, dome, outline, patch)
     other_side = mirrored_structures(
-        located.field, mirror_near(located, hole), located.outer, located.inner, outline, patch, models.dome.domain
+        field, mirror, bone.outer, bone.inner, outline, patch, models.dome.domain
     )
     clock.lap("patch")
     return Prepared(located, hole, dome, outline, patch, channels, other_side, tuple(notices))
-
-
-def mirror_near(located: Located, hole: Hole) -> np.ndarray:
-    """The reflection (4, 4), head frame, that lays the other side best onto the bone around the hole.
-
-    A face is symmetric piece by piece: about the whole head's plane an orbit may lie 3 mm off. With too little bone near
-    the hole it is the whole head's reflection.
-    """
-    surface = np.argwhere(np.abs(located.field) < HEAD_GRID.step / 2)[:, ::-1]
-    points = surface * HEAD_GRID.step + np.array(HEAD_GRID.low)
-    near = points[np.linalg.norm(points - hole.centre_head, axis=1) < MIRROR_REACH_MM]
-    if len(near) < MIRROR_POINTS // 10:
-        return located.mirror_head
-    return own_mirror(near[:: -(-len(near) // MIRROR_POINTS)], located.field, HEAD_GRID, located.mirror_head)
 
 
 def _place_head(options: ImplantOptions, pose: HeadPose) -> tuple[np.ndarray | None, np.ndarray | None]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from .pose import Grid
+from .pose import Grid, reflected_points
 
 RADIUS_MM = (32.0, 128.0)  # where bone is looked for along a ray
 RAY_STEP_MM = 0.75
@@ -77,18 +77,21 @@ VAULT_MAP = MapGrid(64, 2.0)  # 128 degrees from the vertex, 3 mm between pixels
 
 
 def cast(
-    field: np.ndarray, grid: Grid, directions: np.ndarray, expected_outer_mm: np.ndarray | float | None = None
+    field: np.ndarray, grid: Grid, directions: np.ndarray, expected_outer_mm: np.ndarray | float | None = None,
+    mirror_head: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Outer and inner bone radius along rays from the head frame's origin.
 
     field : (K, J, I) signed distance to bone on `grid` in mm, negative inside; directions : (..., 3) unit vectors;
     expected_outer_mm : (...) where the outer surface should be; bone more than REACH_MM above it or DEPTH_MM below it
-    is passed over.
+    is passed over; mirror_head : (4, 4), a reflection: the rays run through the bone's mirror image.
     Returns outer and inner radius in mm, float32 (...), NaN where the ray meets no bone or does not leave it again.
     """
     radii = np.arange(*RADIUS_MM, RAY_STEP_MM, dtype=np.float32)
     shape = directions.shape[:-1]
     rays = directions.reshape(-1, 1, 3).astype(np.float32) * radii[:, None]  # (N, R, 3)
+    if mirror_head is not None:
+        rays = reflected_points(rays, mirror_head)
     profile = grid.sample(field, rays, 99.0)
     bone = profile < 0
     if expected_outer_mm is not None:

@@ -26,7 +26,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "refinement": RefinementNetwork,
 }
 FITTED = ("atlas", "dome")
-ABOUT = {"name": "CranialImplant", "version": 3, "licence": "CC BY-NC-SA 4.0"}
+ABOUT = {"name": "CranialImplant", "version": 4, "licence": "CC BY-NC-SA 4.0"}
 
 
 def export_weights(checkpoints: Path, weights: Path, about: dict[str, Any]) -> None:
