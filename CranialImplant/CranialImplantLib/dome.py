@@ -29,7 +29,7 @@ FOREIGN_MM = 1.0  # and twice as many and this by which it may make it thicker
 DOUBTED_MM = 30.0  # noise of what does not agree
 THINNEST_MM = 1.5  # of restored bone: thinner is not printed, and samples of thin bone would have holes
 NEAR_MM, OPPOSITE_MM = 32.0, 20.0
-CLEAR_PIXELS = 3  # around a hole, the other side counts as measured only farther away
+CLEAR_PIXELS = 10  # around a hole, where what was met there tells more than the other side
 HEAD_BOX_MM = ((-95.0, 95.0), (-120.0, 120.0), (-60.0, 115.0))  # x, y, z: every head's vault lies inside
 NOISE_STEP = 0.4  # of a noise grid, in kernel lengths
 NOISE_MARGIN = 2.0  # kernel lengths around the head
@@ -76,7 +76,7 @@ def posterior(
     """
     points = mean_points(model)  # (P, 3) mm
     fill = np.stack([outer, inner])[:, :, ::-1] if other is None else other
-    opposite = np.isfinite(fill).all(0)[:, ::-1] & ~ndimage.binary_dilation(hole, iterations=CLEAR_PIXELS)
+    opposite = np.isfinite(fill).all(0)[:, ::-1] & ~ndimage.binary_dilation(hole, np.ones((3, 3), bool), iterations=CLEAR_PIXELS)
     known = np.where(opposite, fill[:, :, ::-1], np.stack([outer, inner]))
     measured = known[:, model.domain] - model.mean  # (2, P)
     finite = np.isfinite(measured).all(0)
