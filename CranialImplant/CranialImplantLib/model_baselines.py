@@ -40,9 +40,9 @@ def pca_maps(model: DomeModel, outer: np.ndarray, inner: np.ndarray, hole: np.nd
 def _pca(hole: HoleCase) -> np.ndarray:
     prepared, models = _context(hole)
     located = prepared.located
-    radii = np.stack([located.bone.outer, located.bone.inner])
-    gone, _, _ = around_cut(prepared.hole.pixels, radii, located.bone.facing)
-    outer, inner = pca_maps(models.dome, *radii, gone)
+    bone = located.bone
+    gone, _, _ = around_cut(prepared.hole.pixels, np.stack([bone.outer, bone.inner]), bone.facing)
+    outer, inner = pca_maps(models.dome, bone.outer, bone.inner, gone)
     field = np.full(hole.region.shape, FIELD_LIMIT_MM, np.float32)
     field[hole.region] = shell_field(outer, inner, prepared.outline, region_points(hole.region, hole.ijk_to_lps, located.pose))
     return implant_from_field(field, hole.bone, hole.region, spacing_of(hole.ijk_to_lps))
