@@ -15,7 +15,7 @@ from MedShapeCore.notices import Notice
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from .dome import Dome, DomeModel, extended
+from .dome import Dome, DomeModel, mean_maps
 from .head import FIELD_LIMIT_MM, HEAD_GRID
 from .pose import MIRROR
 from .vault import VAULT_MAP, MapGrid, cast
@@ -72,9 +72,7 @@ def vault_bone(
     is there; without bone it is the mean.
     """
     directions = VAULT_MAP.directions()
-    mean = np.full(model.domain.shape, np.nan, np.float32)
-    mean[model.domain] = model.mean[0]
-    filled = extended(mean)
+    filled = mean_maps(model)[0]
     coarse = cast(field, HEAD_GRID, directions[::4, ::4])[0]
     ratio = np.nanmedian((coarse / filled[::4, ::4])[model.domain[::4, ::4]]) if np.isfinite(coarse).any() else 1.0
     expected = filled * float(np.clip(np.nan_to_num(ratio, nan=1.0), 0.7, 1.3))
@@ -95,10 +93,8 @@ def bone_facing(field: np.ndarray, radii: np.ndarray, model: DomeModel) -> np.nd
     """
     directions = VAULT_MAP.directions().astype(np.float32)
     facing = np.zeros(radii.shape, np.float32)
-    for radius, mean, sign, cosine in zip(radii, model.mean, (1, -1), facing, strict=True):
-        expected = np.full(model.domain.shape, np.nan, np.float32)
-        expected[model.domain] = mean
-        expected = VAULT_MAP.normals(ndimage.gaussian_filter(extended(expected), 1.0))
+    for radius, mean, sign, cosine in zip(radii, mean_maps(model), (1, -1), facing, strict=True):
+        expected = VAULT_MAP.normals(ndimage.gaussian_filter(mean, 1.0))
         met = np.isfinite(radius)
         points = directions[met] * radius[met][:, None].astype(np.float32)
         steps = HEAD_GRID.step * np.eye(3, dtype=np.float32)
@@ -295,7 +291,7 @@ def around_cut(
     joined = np.isin(labels, np.unique(labels[pixels]))
     gone = ndimage.binary_dilation(pixels, iterations=RIM_PIXELS) | ndimage.binary_dilation(joined)
     slant = 1 - facing
-    doubt = SLANT_MM * slant + EDGE_MM * ndimage.binary_dilation(pixels, square)
-    rounded = ROUNDED_MM * slant * ndimage.binary_dilation(pixels, square, iterations=RIM_PIXELS)
-    edges = radii + rounded * np.array([1, -1])[:, None, None]
-    return gone, edges.astype(np.float32), np.where((wall & joined) | pixels, np.inf, doubt)
+    doubt_mm = SLANT_MM * slant + EDGE_MM * ndimage.binary_dilation(pixels, square)
+    rounded_mm = ROUNDED_MM * slant * ndimage.binary_dilation(pixels, square, iterations=RIM_PIXELS)
+    edges = radii + rounded_mm * np.array([1, -1])[:, None, None]
+    return gone, edges.astype(np.float32), np.where((wall & joined) | pixels, np.inf, doubt_mm)

@@ -75,10 +75,12 @@ def posterior(
     None = the maps mirrored about the head frame's own plane. No hole gives the maps as they are, no known pixel the prior.
     """
     points = mean_points(model)  # (P, 3) mm
-    fill = np.stack([outer, inner])[:, :, ::-1] if other is None else other
-    opposite = np.isfinite(fill).all(0)[:, ::-1] & ~ndimage.binary_dilation(hole, np.ones((3, 3), bool), iterations=CLEAR_PIXELS)
-    known = np.where(opposite, fill[:, :, ::-1], np.stack([outer, inner]))
-    measured = known[:, model.domain] - model.mean  # (2, P)
+    maps = np.stack([outer, inner])
+    fill = maps[..., ::-1] if other is None else other
+    across = fill[..., ::-1]  # as the other side has it, where the other side is
+    near = ndimage.binary_dilation(hole, np.ones((3, 3), bool), iterations=CLEAR_PIXELS)
+    believed = np.where(np.isfinite(across).all(0) & ~near, across, maps)
+    measured = believed[:, model.domain] - model.mean  # (2, P)
     finite = np.isfinite(measured).all(0)
     doubt = np.broadcast_to(doubt_mm, (2, *hole.shape))[:, model.domain].astype(np.float64)
     own = np.isfinite(doubt)
@@ -145,6 +147,13 @@ def extended(image: np.ndarray) -> np.ndarray:
     """A map (H, W) whose NaN pixels have the value of the nearest known pixel; as it is where none is known."""
     index = ndimage.distance_transform_edt(~np.isfinite(image), return_distances=False, return_indices=True)
     return image[tuple(index)]
+
+
+def mean_maps(model: DomeModel) -> np.ndarray:
+    """(2, H, W) float32 mm, the mean outer and inner radius, below the domain the nearest pixel's."""
+    maps = np.full((2, *model.domain.shape), np.nan, np.float32)
+    maps[:, model.domain] = model.mean
+    return np.stack([extended(image) for image in maps])
 
 
 def mean_points(model: DomeModel) -> np.ndarray:

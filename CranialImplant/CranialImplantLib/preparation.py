@@ -137,10 +137,10 @@ def prepare(
     progress("guessing the dome", 0.32)
     field, bone = located.field, located.bone
     pixels = np.any([h.pixels for h in (*located.holes, hole)], 0)
-    gone, (outer, inner), doubt = around_cut(pixels, np.stack([bone.outer, bone.inner]), bone.facing)
+    gone, (outer, inner), doubt_mm = around_cut(pixels, np.stack([bone.outer, bone.inner]), bone.facing)
     mirror = mirror_near(field, located.mirror_head, hole.centre_head)
     other = other_radii(field, mirror, hole.pixels, bone.expected)
-    dome = posterior(models.dome, outer, inner, gone, draws, other, doubt)
+    dome = posterior(models.dome, outer, inner, gone, draws, other, doubt_mm)
     clock.lap("first guess")
     outline = fine_outline(field, dome, hole)
     if outline.missing.sum() < 100:
@@ -148,9 +148,7 @@ def prepare(
         raise FailedResult("no-outline", message, "Give a point in the middle of the defect.")
     patch = patch_around(outline, dome, hole.centre_head)
     channels = roi_channels(field, located.mirror_head, dome, outline, patch)
-    other_side = mirrored_structures(
-        field, mirror, bone.outer, bone.inner, outline, patch, models.dome.domain
-    )
+    other_side = mirrored_structures(field, mirror, bone.outer, bone.inner, outline, patch, models.dome.domain)
     clock.lap("patch")
     return Prepared(located, hole, dome, outline, patch, channels, other_side, tuple(notices))
 

@@ -76,7 +76,8 @@ def grid() -> Any:
 def check(mask: Any, agreement: float) -> dict:
     return {
         "volume_ml": float(mask.sum() * 0.008), "area_cm2": 12.6, "thickness_mm": 6.0, "thickness_p05_mm": 5.0,
-        "agreement": agreement, "bone_overlap_voxels": 0, "components": 1, "watertight": True, "passed": True, "failed": [], "tunnels": 0,
+        "agreement": agreement, "bone_overlap_voxels": 0, "components": 1, "watertight": True, "passed": True,
+        "failed": [], "tunnels": 0,
     }  # fmt: skip
 
 

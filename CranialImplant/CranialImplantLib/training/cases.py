@@ -123,8 +123,8 @@ def filled_maps(
     for skull, o, i in zip(skulls, outer, inner, strict=True):
         gone = ndimage.binary_opening(~np.isfinite(o) & model.domain)
         facing = bone_facing(skull.field.astype(np.float32) * QUANTUM_MM, np.stack([o, i]), model)
-        gone, (o_met, i_met), doubt = around_cut(gone, np.stack([o, i]), facing)
-        dome = posterior(model, o_met, i_met, gone, draw_numbers(model, generator)[None], doubt_mm=doubt)
+        gone, (o_met, i_met), doubt_mm = around_cut(gone, np.stack([o, i]), facing)
+        dome = posterior(model, o_met, i_met, gone, draw_numbers(model, generator)[None], doubt_mm=doubt_mm)
         inside = gone & model.domain
         filled_outer.append(np.where(inside, dome.sample_outer[0], o))
         filled_inner.append(np.where(inside, dome.sample_inner[0], i))
@@ -189,12 +189,12 @@ def make_case(skull: PackedSkull, model: DomeModel, generator: np.random.Generat
     if not holes:
         return None
     hole = holes[0]
-    gone, (outer, inner), doubt = around_cut(hole.pixels, np.stack([bone.outer, bone.inner]), bone.facing)
+    gone, (outer, inner), doubt_mm = around_cut(hole.pixels, np.stack([bone.outer, bone.inner]), bone.facing)
     if not skull.complete and (gone & ~np.isfinite(true_bone.outer) & model.domain).sum() > 3:
         return None
     draws = np.stack([draw_numbers(model, generator) for _ in range(SAMPLES)])
     other = other_radii(cut, mirror_near(cut, mirror, hole.centre_head), hole.pixels, bone.expected)
-    dome = posterior(model, outer, inner, gone, draws, other, doubt)
+    dome = posterior(model, outer, inner, gone, draws, other, doubt_mm)
     outline = fine_outline(cut, dome, hole)
     if outline.missing.sum() < MIN_PIXELS:
         return None
